@@ -1,0 +1,1 @@
+"""exlpool: one pool of text generators out of many ExLlamaV2 models, on Ray."""

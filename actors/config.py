@@ -1,0 +1,122 @@
+"""Everything a user can configure, under the same words in Python, YAML and on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from actors.errors import ConfigurationError
+from actors.paging import PAGE_TOKENS
+
+EngineName = Literal["auto", "cpu", "exllamav2", "simulated"]
+CacheMode = Literal["fp16", "q8", "q6", "q4"]
+PolicyName = Literal["cost", "lmetric", "power_of_two", "least_requests", "round_robin"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SimulatedOptions(_Section):
+    """The simulated engine: a model of time, not of language."""
+
+    step_s: float = Field(0.02, ge=0.0, description="time of a step with one running job")
+    step_s_per_job: float = Field(0.0, ge=0.0, description="what each further job adds to a step")
+    prefill_tokens_per_s: float = Field(0.0, ge=0.0, description="0: prefill takes no time")
+    vocab_size: int = Field(2048, ge=2)
+    context_tokens: int = Field(8192, ge=2)
+    fail_at_step: int | None = Field(None, ge=1, description="raise in this step, once")
+    exit_at_step: int | None = Field(None, ge=1, description="end the process in this step")
+    stall_at_step: int | None = Field(None, ge=1, description="hang in this step")
+    load_s: float = Field(0.0, ge=0.0)
+    fail_load: bool = False
+
+
+class Exllamav2Options(_Section):
+    """Settings that only ExLlamaV2 has."""
+
+    gpu_split: tuple[float, ...] | None = Field(None, description="GB of weights per visible GPU; None: automatic")
+    tensor_parallel: bool = False
+    max_input_tokens: int = Field(
+        2048, ge=PAGE_TOKENS, multiple_of=PAGE_TOKENS, description="scratch space per forward"
+    )
+    rope_scale: float | None = Field(None, gt=0.0)
+    rope_alpha: float | None = Field(None, gt=0.0)
+    draft_model: Path | None = None
+    draft_tokens: int = Field(4, ge=1, le=16)
+    ngram_draft: bool = False
+    lora: Path | None = None
+    lora_scale: float = 1.0
+    max_prefills: int = Field(2, ge=1, description="prompts that may prefill in one step, beside running streams")
+
+
+class EngineConfig(_Section):
+    """One engine: what a worker is made of."""
+
+    model: Path | None = Field(None, description="model directory; none: the built-in model")
+    engine: EngineName = Field("auto", description="auto picks by the model's weights and the hardware")
+    cache_tokens: int | None = Field(
+        None, ge=PAGE_TOKENS, multiple_of=PAGE_TOKENS, description="key-value cache; none: what is left, within reason"
+    )
+    cache_mode: CacheMode = "fp16"
+    context_tokens: int | None = Field(None, ge=2, description="bound on prompt + completion; none: the model's")
+    max_batch_size: int = Field(32, ge=1, le=1024, description="jobs that decode together")
+    chunk_tokens: int = Field(512, ge=PAGE_TOKENS, multiple_of=PAGE_TOKENS, description="prompt tokens per step")
+    cpu_threads: int = Field(1, ge=1, le=256)
+    exllamav2: Exllamav2Options = Exllamav2Options()
+    simulated: SimulatedOptions = SimulatedOptions()
+
+
+class PoolConfig(EngineConfig):
+    """A pool: its engine, its workers, and how much may wait."""
+
+    name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
+    workers: int = Field(1, ge=1, le=1024)
+    cpus_per_worker: float = Field(1.0, ge=0.0)
+    gpus_per_worker: float | None = Field(None, ge=0.0, description="none: 1 for a GPU engine, else 0")
+    policy: PolicyName = "cost"
+    max_queued_requests: int = Field(4096, ge=1, description="waiting requests beyond which the pool refuses")
+    max_wait_s: float = Field(600.0, gt=0.0, description="estimated wait beyond which the pool refuses")
+    default_max_new_tokens: int = Field(256, ge=1)
+    max_restarts: int = Field(16, ge=-1, description="of one worker; -1: without end")
+    start_timeout_s: float = Field(600.0, gt=0.0)
+    detached: bool = Field(False, description="outlive the script that started the pool")
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        gpus = self.gpus_per_worker
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_worker is a fraction of one GPU or a whole number, not {gpus}")
+        return self
+
+
+def pool_config(**values: Any) -> PoolConfig:
+    """`PoolConfig(**values)`, with every fault told in one sentence.
+
+    :raises ConfigurationError: an unknown setting, a wrong type or a value out of range.
+    """
+    try:
+        return PoolConfig(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise ConfigurationError(f"{name}: {first['msg']} (got {first['input']!r}).", param=name) from None
+
+
+def load_config(path: Annotated[Path, "a YAML file"]) -> PoolConfig:
+    """Read a pool's configuration from YAML.
+
+    :raises ConfigurationError: no such file, not YAML, or a wrong setting.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"Cannot read {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid YAML: {error}.") from None
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path} must hold a mapping of settings.")
+    return pool_config(**{str(key): value for key, value in values.items()})

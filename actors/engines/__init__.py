@@ -1,0 +1,1 @@
+"""What generates: the engine protocol and its implementations. An engine knows nothing of Ray or HTTP."""

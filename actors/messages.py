@@ -1,0 +1,252 @@
+"""What crosses a process boundary inside a pool: frozen dataclasses, numbers and text, nothing with behaviour.
+
+The links and their messages (see each class):
+
+    front -> dispatcher   Admission, batched per turn of the event loop
+    dispatcher -> front   Grant, Refusal
+    front -> worker       GenerationRequest
+    worker -> front       StepOutput, one per engine step
+    worker -> dispatcher  StepReport, at most one every 20 ms
+    front -> user         Delta, GenerationResult
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from actors.sampling import SamplingParams
+
+
+class Priority(StrEnum):
+    """The class of a request; earlier ones are placed first, `batch` fills the gaps."""
+
+    INTERACTIVE = "interactive"
+    DEFAULT = "default"
+    BATCH = "batch"
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """A request as the dispatcher sees it: numbers only, never text.
+
+    `request_id` stays for the life of the request; `attempt` counts its placements from 1. `page_hashes` are those of
+    the prompt's full pages (`actors.paging.page_hashes`). `timeout_s` is what is left of the request's own time limit.
+    `excluded_workers` have failed this request before.
+    """
+
+    request_id: str
+    attempt: int
+    prompt_tokens: int
+    max_new_tokens: int
+    page_hashes: tuple[bytes, ...] = ()
+    priority: Priority = Priority.DEFAULT
+    tenant: str = ""
+    timeout_s: float | None = None
+    excluded_workers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Leave to start `attempt` of a request on a worker now."""
+
+    request_id: str
+    attempt: int
+    worker_id: str
+
+
+class RefusalReason(StrEnum):
+    OVERSIZED = "oversized"
+    QUEUE_FULL = "queue_full"
+    WAIT_TOO_LONG = "wait_too_long"
+    NO_WORKER = "no_worker"
+    DEADLINE = "deadline"
+    DUPLICATE = "duplicate"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The dispatcher's no: `message` is for a person, `retry_after_s` is None where a retry cannot help."""
+
+    request_id: str
+    reason: RefusalReason
+    message: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One attempt, as a worker gets it. `ticket` is the front's own number for the attempt: outputs carry it back.
+
+    A late output of an older attempt has another ticket, so it can never be taken for the current one.
+    """
+
+    ticket: int
+    request_id: str
+    attempt: int
+    token_ids: tuple[int, ...]
+    max_new_tokens: int
+    seed: int
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural logarithms of probabilities of one position, from raw logits (before any sampler).
+
+    `top` lists (token id, logprob), most likely first; it is empty when only the sampled token was asked for.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The end of an attempt on its engine. `error` is set exactly when `reason` is ERROR.
+
+    `completion_tokens` counts the sampled tokens, the stop token included; `cached_tokens` the prompt tokens that were
+    not computed again.
+    """
+
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    stop_token_id: int | None = None
+    stop_string: str | None = None
+    queue_s: float = 0.0
+    """From submission to the worker until the engine took it up."""
+    prefill_s: float = 0.0
+    generate_s: float = 0.0
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutput:
+    """Everything one engine step made for one front, in columns: entry i of each belongs to `tickets[i]`.
+
+    `logprobs` is empty unless at least one of the jobs asked for them.
+    """
+
+    tickets: tuple[int, ...] = ()
+    texts: tuple[str, ...] = ()
+    token_ids: tuple[tuple[int, ...], ...] = ()
+    logprobs: tuple[tuple[TokenLogprobs, ...], ...] = ()
+    finished: tuple[tuple[int, Finished], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLimits:
+    """What a loaded worker can take. A request needs `pages_needed(prompt_tokens + max_new_tokens + reserve_tokens)`.
+
+    `supported_parameters` names the `SamplingParams` fields that the engine honours when they are not neutral.
+    """
+
+    engine: str
+    model: str
+    context_tokens: int
+    total_pages: int
+    max_batch_size: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    supported_parameters: frozenset[str]
+    reserve_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    request_id: str
+    attempt: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFinished:
+    request_id: str
+    attempt: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepSample:
+    """One engine step: wall time, prompt tokens computed in it, and sequences that decoded one token in it."""
+
+    duration_s: float
+    prefill_tokens: int
+    decode_batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What changed on a worker since its last report. `sequence` counts from 1 without gaps.
+
+    `first_tokens` names attempts that emitted their first token. `pages_added` and `pages_evicted` are hashes of full,
+    valid pages that became resident or were lost; with `full` they are the whole truth instead of a difference.
+    """
+
+    worker_id: str
+    sequence: int
+    started: tuple[AttemptStarted, ...] = ()
+    first_tokens: tuple[tuple[str, int], ...] = ()
+    finished: tuple[AttemptFinished, ...] = ()
+    pages_added: tuple[bytes, ...] = ()
+    pages_evicted: tuple[bytes, ...] = ()
+    full: bool = False
+    free_pages: int = 0
+    active_jobs: int = 0
+    steps: tuple[StepSample, ...] = ()
+    generated_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """A piece of a completion as it streams. The last one has `finish_reason` and `usage` set."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Seconds of a request's life: waiting in the dispatcher and the worker, prefill, first token, the whole."""
+
+    queue_s: float
+    prefill_s: float
+    first_token_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationResult:
+    """A whole completion: the deltas, joined. `worker_id` made it, at the `attempts`-th placement."""
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timing: Timing
+    worker_id: str
+    attempts: int = 1
+    seed: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = field(default=())

@@ -1,0 +1,80 @@
+"""What the scheduler is told. Every event goes through `Scheduler.handle(event, now_s)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.messages import Admission, StepReport, WorkerLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A front asks for a place. The same `request_id` with a higher `attempt` takes up a request whose earlier
+    attempt is over (its worker failed); the earlier attempt's place is given back."""
+
+    admission: Admission
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """A front gives a request up (finished with an error, caller gone). Unknown ids are ignored."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunningAttempt:
+    """An attempt that a worker already runs when it comes up for a new scheduler."""
+
+    admission: Admission
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUp:
+    """A worker is ready. `worker_id` is new for every life of a worker process; `slot_name` stays over restarts.
+
+    `sequence` is that of the last report the worker sent before; the next one has `sequence + 1`.
+    """
+
+    worker_id: str
+    slot_name: str
+    limits: WorkerLimits
+    resident_pages: frozenset[bytes] = frozenset()
+    running: tuple[RunningAttempt, ...] = ()
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDown:
+    """A worker process is gone for good. Its attempts are over; fronts submit them again if they want to."""
+
+    worker_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSuspected:
+    """A worker has stopped to report: place nothing there until its next report."""
+
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDraining:
+    """A worker is to be emptied: place nothing there any more; `StopWorker` follows when it is empty."""
+
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    report: StepReport
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed. Deadlines, holds and suspicions are looked at; once every 100 ms or so is enough."""
+
+
+Event = Submitted | Cancelled | WorkerUp | WorkerDown | WorkerSuspected | WorkerDraining | Reported | Tick
