@@ -31,6 +31,22 @@ class RunningAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerExpected:
+    """A worker of this slot is starting or restarting: requests may wait for it. Ends with its `WorkerUp` or with
+    `WorkerLost`."""
+
+    slot_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """No worker of this slot will come any more. When no slot is up or expected, whoever waits is refused."""
+
+    slot_name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerUp:
     """A worker is ready. `worker_id` is new for every life of a worker process; `slot_name` stays over restarts.
 
@@ -77,4 +93,15 @@ class Tick:
     """Time passed. Deadlines, holds and suspicions are looked at; once every 100 ms or so is enough."""
 
 
-Event = Submitted | Cancelled | WorkerUp | WorkerDown | WorkerSuspected | WorkerDraining | Reported | Tick
+Event = (
+    Submitted
+    | Cancelled
+    | WorkerExpected
+    | WorkerLost
+    | WorkerUp
+    | WorkerDown
+    | WorkerSuspected
+    | WorkerDraining
+    | Reported
+    | Tick
+)
