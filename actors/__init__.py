@@ -1,1 +1,110 @@
-"""exlpool: one pool of text generators out of many ExLlamaV2 models, on Ray."""
+"""exlpool: one pool of text generators out of many ExLlamaV2 models, on Ray.
+
+The public names are loaded at first use, so that a part that needs no Ray (the scheduler, the tokenizer) never loads it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actors.config import EngineConfig, PoolConfig, load_config, pool_config
+    from actors.errors import (
+        ConfigurationError,
+        ContextLengthExceeded,
+        DeadlineExceeded,
+        EngineFailure,
+        ExlpoolError,
+        InvalidRequest,
+        ModelError,
+        NoHealthyWorker,
+        Overloaded,
+        PoolClosed,
+        PoolNotFound,
+        RequestCancelled,
+        UnsupportedParameter,
+        WorkerDied,
+    )
+    from actors.messages import Delta, FinishReason, GenerationResult, Priority, Timing, TokenLogprobs, Usage
+    from actors.pool import Pool
+    from actors.sampling import SamplingParams
+    from actors.statistics import PoolStatistics, WorkerState
+    from actors.tokenizer import Prompt
+
+_HOME = {
+    "EngineConfig": "actors.config",
+    "PoolConfig": "actors.config",
+    "load_config": "actors.config",
+    "pool_config": "actors.config",
+    "ConfigurationError": "actors.errors",
+    "ContextLengthExceeded": "actors.errors",
+    "DeadlineExceeded": "actors.errors",
+    "EngineFailure": "actors.errors",
+    "ExlpoolError": "actors.errors",
+    "InvalidRequest": "actors.errors",
+    "ModelError": "actors.errors",
+    "NoHealthyWorker": "actors.errors",
+    "Overloaded": "actors.errors",
+    "PoolClosed": "actors.errors",
+    "PoolNotFound": "actors.errors",
+    "RequestCancelled": "actors.errors",
+    "UnsupportedParameter": "actors.errors",
+    "WorkerDied": "actors.errors",
+    "Delta": "actors.messages",
+    "FinishReason": "actors.messages",
+    "GenerationResult": "actors.messages",
+    "Priority": "actors.messages",
+    "Timing": "actors.messages",
+    "TokenLogprobs": "actors.messages",
+    "Usage": "actors.messages",
+    "Pool": "actors.pool",
+    "SamplingParams": "actors.sampling",
+    "PoolStatistics": "actors.statistics",
+    "WorkerState": "actors.statistics",
+    "Prompt": "actors.tokenizer",
+}
+
+__all__ = [
+    "ConfigurationError",
+    "ContextLengthExceeded",
+    "DeadlineExceeded",
+    "Delta",
+    "EngineConfig",
+    "EngineFailure",
+    "ExlpoolError",
+    "FinishReason",
+    "GenerationResult",
+    "InvalidRequest",
+    "ModelError",
+    "NoHealthyWorker",
+    "Overloaded",
+    "Pool",
+    "PoolClosed",
+    "PoolConfig",
+    "PoolNotFound",
+    "PoolStatistics",
+    "Priority",
+    "Prompt",
+    "RequestCancelled",
+    "SamplingParams",
+    "Timing",
+    "TokenLogprobs",
+    "UnsupportedParameter",
+    "Usage",
+    "WorkerDied",
+    "WorkerState",
+    "load_config",
+    "pool_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

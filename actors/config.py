@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from actors.errors import ConfigurationError
 from actors.paging import PAGE_TOKENS
@@ -82,8 +82,15 @@ class PoolConfig(EngineConfig):
     max_wait_s: float = Field(600.0, gt=0.0, description="estimated wait beyond which the pool refuses")
     default_max_new_tokens: int = Field(256, ge=1)
     max_restarts: int = Field(16, ge=-1, description="of one worker; -1: without end")
+    stall_timeout_s: float = Field(60.0, gt=0.0, description="a step that takes longer hangs: its worker is restarted")
     start_timeout_s: float = Field(600.0, gt=0.0)
     detached: bool = Field(False, description="outlive the script that started the pool")
+
+    @field_validator("model")
+    @classmethod
+    def _absolute(cls, model: Path | None) -> Path | None:
+        """Workers have another working directory than the script."""
+        return None if model is None else model.expanduser().absolute()
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:

@@ -12,8 +12,10 @@ The links and their messages (see each class):
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from actors.sampling import SamplingParams
 
@@ -80,6 +82,16 @@ class Refusal:
     reason: RefusalReason
     message: str
     retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """What a front learns when it greets the dispatcher: `workers` maps slot names to actor handles, for good."""
+
+    workers: Mapping[str, Any]
+    limits: tuple[WorkerLimits, ...]
+    model_dir: str
+    default_max_new_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

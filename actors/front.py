@@ -1,0 +1,289 @@
+"""The front: a request becomes a stream of deltas.
+
+A front lives in the process of whoever wants text (a script, a Serve replica, the actor behind `pool.generate`), on
+one asyncio event loop. It tokenises, asks the dispatcher for a place, reads tokens straight from the worker, and goes
+elsewhere when a worker dies under a request that has shown nothing yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from actors.dispatcher_link import DispatcherLink
+from actors.errors import DeadlineExceeded, EngineFailure, Overloaded, WorkerDied
+from actors.inbox import AttemptLost, Inbox
+from actors.messages import (
+    Admission,
+    Delta,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    GenerationResult,
+    Grant,
+    Priority,
+    Timing,
+    TokenLogprobs,
+    Usage,
+    Welcome,
+)
+from actors.paging import page_hashes
+from actors.requests import PreparedRequest, RequestOptions, prepare
+from actors.tokenizer import Prompt, PromptEncoder
+from actors.worker_link import WorkerLink
+
+MAX_ATTEMPTS = 3
+"""Placements of one request. A request that saw this many workers die is taken for the cause and fails."""
+LONG_PROMPT_CHARACTERS = 20_000
+"""Prompts from here on are tokenised off the event loop, since they take it for more than a few milliseconds."""
+PATIENCE_MIN_S, PATIENCE_MAX_S = 0.05, 5.0
+
+
+@dataclass(slots=True)
+class _Run:
+    """The mutable state of one request while it is served."""
+
+    request: PreparedRequest
+    started_at_s: float
+    attempt: int = 0
+    excluded: frozenset[str] = frozenset()
+    worker_id: str = ""
+    granted_at_s: float = 0.0
+    first_at_s: float | None = None
+    shown: bool = False
+
+    def remaining_s(self) -> float | None:
+        timeout_s = self.request.options.timeout_s
+        return None if timeout_s is None else self.started_at_s + timeout_s - time.monotonic()
+
+
+Piece = tuple[str, tuple[int, ...], tuple[TokenLogprobs, ...], Finished | None]
+
+
+class Front:
+    """Create with `await Front.open(...)` on the loop that will use it; `close` before the loop ends.
+
+    A patient front waits when the pool is overloaded, as a script wants it; an impatient one raises `Overloaded`, as a
+    server must.
+    """
+
+    def __init__(self, dispatcher: Any, welcome: Welcome, encoder: PromptEncoder, *, patient: bool) -> None:
+        self.front_id = f"front-{secrets.token_hex(6)}"
+        self.encoder = encoder
+        self._welcome = welcome
+        self._patient = patient
+        self._places = DispatcherLink(self.front_id, dispatcher)
+        self._links: dict[str, WorkerLink] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._next_ticket = 1
+
+    @classmethod
+    async def open(cls, dispatcher: Any, *, patient: bool) -> Front:
+        """Greet the dispatcher and wait until one of its workers can generate.
+
+        :raises ExlpoolError: no worker could be loaded.
+        """
+        welcome: Welcome = await dispatcher.hello.remote()
+        encoder = await asyncio.to_thread(PromptEncoder.load, welcome.model_dir)
+        return cls(dispatcher, welcome, encoder, patient=patient)
+
+    def shut_down(self) -> None:
+        """Close without waiting; must be called on the front's own event loop."""
+        self._places.shut_down()
+        for link in self._links.values():
+            link.shut_down()
+
+    async def close(self) -> None:
+        """Cancel everything that still runs; workers and dispatcher forget this front."""
+        self.shut_down()
+        await self._places.wait_closed()
+        await asyncio.gather(*(link.wait_closed() for link in self._links.values()), *self._retiring)
+
+    async def generate(self, prompt: Prompt, options: RequestOptions) -> GenerationResult:
+        """The whole completion: the deltas of a stream, joined.
+
+        :raises ExlpoolError: the request is wrong, was refused, or failed.
+        """
+        run = await self._begin(prompt, options)
+        pieces = self._pieces(run, whole=True)
+        try:
+            text, token_ids, logprobs, finished = await anext(pieces)
+        finally:
+            await pieces.aclose()
+        assert finished is not None, "a whole completion comes as one piece, with its end"
+        return _result(run, text, token_ids, logprobs, finished)
+
+    async def stream(self, prompt: Prompt, options: RequestOptions) -> AsyncGenerator[Delta, None]:
+        """The completion as it is made; the last delta has `finish_reason` and `usage`. Closing it cancels.
+
+        :raises ExlpoolError: the request is wrong, was refused, or failed.
+        """
+        run = await self._begin(prompt, options)
+        pieces = self._pieces(run, whole=False)
+        try:
+            async for text, token_ids, logprobs, finished in pieces:
+                run.shown = True
+                yield _delta(text, token_ids, logprobs, finished)
+        finally:
+            await pieces.aclose()
+
+    async def _begin(self, prompt: Prompt, options: RequestOptions) -> _Run:
+        started_at_s = time.monotonic()
+        arguments = (self.encoder, prompt, options, self._welcome.limits, self._welcome.default_max_new_tokens)
+        if isinstance(prompt, str) and len(prompt) < LONG_PROMPT_CHARACTERS:
+            request = prepare(*arguments)
+        else:
+            request = await asyncio.to_thread(prepare, *arguments)
+        return _Run(request, started_at_s)
+
+    async def _pieces(self, run: _Run, *, whole: bool) -> AsyncGenerator[Piece, None]:
+        """Place the request and pass on what its worker makes; place it again if that worker is lost in time."""
+        while True:
+            grant = await self._place(run)
+            attempt = self._attempt(run, grant, whole=whole)
+            try:
+                async for piece in attempt:
+                    yield piece
+                return
+            except (AttemptLost, EngineFailure) as error:
+                _raise_if_final(run, error)
+                run.excluded |= {grant.worker_id}
+            finally:
+                await attempt.aclose()
+
+    async def _place(self, run: _Run) -> Grant:
+        run.attempt += 1
+        while True:
+            try:
+                grant: Grant = await self._within(run, self._places.place(self._admission(run)))
+            except Overloaded as refusal:
+                if not self._patient:
+                    raise
+                pause_s = min(max(refusal.retry_after_s or 0.0, PATIENCE_MIN_S), PATIENCE_MAX_S)
+                await self._within(run, asyncio.sleep(pause_s))
+            else:
+                run.worker_id, run.granted_at_s = grant.worker_id, time.monotonic()
+                return grant
+
+    def _admission(self, run: _Run) -> Admission:
+        request = run.request
+        return Admission(
+            request_id=request.request_id,
+            attempt=run.attempt,
+            prompt_tokens=len(request.token_ids),
+            max_new_tokens=request.max_new_tokens,
+            page_hashes=page_hashes(request.token_ids),
+            priority=Priority(request.options.priority),
+            tenant=request.options.tenant,
+            timeout_s=run.remaining_s(),
+            excluded_workers=run.excluded,
+        )
+
+    async def _attempt(self, run: _Run, grant: Grant, *, whole: bool) -> AsyncGenerator[Piece, None]:
+        request = run.request
+        ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
+        inbox = Inbox(grant.worker_id, whole=whole)
+        link = self._link(grant.worker_id)
+        finished: Finished | None = None
+        try:
+            await link.start(
+                GenerationRequest(
+                    ticket=ticket,
+                    request_id=request.request_id,
+                    attempt=grant.attempt,
+                    token_ids=request.token_ids,
+                    max_new_tokens=request.max_new_tokens,
+                    seed=request.seed,
+                    params=request.params,
+                ),
+                inbox,
+            )
+            while finished is None:
+                text, token_ids, logprobs, finished = await self._within(run, inbox.take())
+                if finished is not None and finished.reason is FinishReason.ERROR:
+                    raise finished.error or EngineFailure("The engine failed without a reason.")
+                if run.first_at_s is None:
+                    run.first_at_s = time.monotonic()
+                yield text, token_ids, logprobs, finished
+        finally:
+            if finished is None:
+                link.cancel(ticket)
+                self._places.release(request.request_id, grant.attempt)
+
+    def _link(self, worker_id: str) -> WorkerLink:
+        slot_name = worker_id.rpartition("#")[0]
+        link = self._links.get(slot_name)
+        if link is None or link.worker_id != worker_id:
+            if link is not None:
+                self._retire(link)
+            handle = self._welcome.workers[slot_name]
+            link = self._links[slot_name] = WorkerLink(self.front_id, worker_id, handle)
+        return link
+
+    def _retire(self, link: WorkerLink) -> None:
+        link.shut_down()
+        task = asyncio.create_task(link.wait_closed())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _within(self, run: _Run, awaitable: Any) -> Any:
+        """Await within the request's own time limit."""
+        remaining_s = run.remaining_s()
+        if remaining_s is None:
+            return await awaitable
+        try:
+            return await asyncio.wait_for(awaitable, max(remaining_s, 0.0))
+        except TimeoutError:
+            raise DeadlineExceeded(f"Not finished within {run.request.options.timeout_s:g} s.") from None
+
+
+def _raise_if_final(run: _Run, error: AttemptLost | EngineFailure) -> None:
+    if run.shown:
+        raise WorkerDied(f"The worker died while it was generating: {error}.") from None
+    if run.attempt >= MAX_ATTEMPTS:
+        if isinstance(error, EngineFailure):
+            raise error
+        raise WorkerDied(f"{run.attempt} workers died under this request, the last one: {error}.") from None
+
+
+def _delta(
+    text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...], finished: Finished | None
+) -> Delta:
+    return Delta(
+        text=text,
+        token_ids=token_ids,
+        logprobs=logprobs,
+        finish_reason=finished.reason if finished else None,
+        usage=_usage(finished) if finished else None,
+    )
+
+
+def _usage(finished: Finished) -> Usage:
+    return Usage(finished.prompt_tokens, finished.completion_tokens, finished.cached_tokens)
+
+
+def _result(
+    run: _Run, text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...], finished: Finished
+) -> GenerationResult:
+    queue_s = run.granted_at_s - run.started_at_s + finished.queue_s
+    return GenerationResult(
+        request_id=run.request.request_id,
+        text=text,
+        token_ids=token_ids,
+        finish_reason=finished.reason,
+        usage=_usage(finished),
+        timing=Timing(
+            queue_s=queue_s,
+            prefill_s=finished.prefill_s,
+            first_token_s=queue_s + finished.prefill_s,
+            total_s=time.monotonic() - run.started_at_s,
+        ),
+        worker_id=run.worker_id,
+        attempts=run.attempt,
+        seed=run.request.seed,
+        logprobs=logprobs,
+    )

@@ -1,0 +1,254 @@
+"""The pool as a script sees it: start or find one, generate, stream, map, close."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from actors.config import PoolConfig, pool_config
+from actors.errors import ConfigurationError, ExlpoolError, PoolClosed, PoolNotFound
+from actors.front_actor import MAX_CONCURRENT_CALLS, FrontActor
+from actors.launch import Launched, launch
+from actors.local import LocalFronts, TextStream
+from actors.mapping import map_prompts
+from actors.messages import GenerationResult
+from actors.ray_session import NAMESPACE, ensure_ray
+from actors.requests import request_options
+from actors.statistics import PoolStatistics, WorkerState
+from actors.tokenizer import Prompt
+
+CLOSE_TIMEOUT_S = 15.0
+ProgressCallback = Callable[[tuple[WorkerState, ...]], None]
+
+
+class RemoteGenerate:
+    """`pool.generate.remote(...)`: the whole completion of one prompt, as a Ray object reference."""
+
+    def __init__(self, front: Any) -> None:
+        self._front = front
+
+    def remote(self, prompt: Prompt, **options: Any) -> ray.ObjectRef[GenerationResult]:
+        """Generate a completion of `prompt`: text, token ids, or chat messages.
+
+        `options` are the fields of `SamplingParams`, and `priority` ("interactive", "default", "batch"), `tenant`,
+        and `timeout_s`. `ray.get` gives a `GenerationResult`, or raises the `ExlpoolError` that says what was wrong.
+        """
+        reference: ray.ObjectRef[GenerationResult] = self._front.generate.remote(prompt, **options)
+        return reference
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        raise TypeError(
+            "Use pool.generate.remote(...), which returns a Ray object reference: ray.get(...) waits for it."
+        )
+
+
+class Pool:
+    """A pool of workers. Make one with `Pool.start` or find one with `Pool.connect`; use it in a `with` block.
+
+    A pool that a script starts goes with the script, even when the script is killed, unless `detached` is set.
+    """
+
+    def __init__(self, config: PoolConfig, dispatcher: Any, *, launched: Launched | None, owns_ray: bool) -> None:
+        self.config = config
+        self._dispatcher = dispatcher
+        self._launched = launched
+        self._owns_ray = owns_ray
+        self._fronts = LocalFronts(dispatcher)
+        self._front: Any = (
+            ray.remote(FrontActor).options(num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS).remote(dispatcher)
+        )
+        self._closed = False
+        self.generate = RemoteGenerate(self._front)
+
+    @classmethod
+    def start(
+        cls,
+        model: str | Path | None = None,
+        *,
+        config: PoolConfig | None = None,
+        address: str | None = None,
+        progress: ProgressCallback | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Start workers and wait until every one of them can generate.
+
+        `settings` are the fields of `PoolConfig` (or give one as `config`); without a model it is the built-in one.
+        Ray: the one this process is connected to, else the cluster at `address`, else a private one on this machine.
+        `progress` is called with the state of all workers whenever it changes.
+
+        :raises ConfigurationError: a setting is wrong, or the cluster cannot hold the workers.
+        :raises ModelError: the model cannot be loaded.
+        """
+        if config is not None and (settings or model is not None):
+            raise ConfigurationError("Give either a config or single settings, not both.")
+        if model is not None:
+            settings["model"] = model
+        config = config or pool_config(**settings)
+        owns_ray = ensure_ray(address)
+        try:
+            launched = launch(config)
+            try:
+                _wait_until_ready(launched.dispatcher, config, progress)
+                return cls(config, launched.dispatcher, launched=launched, owns_ray=owns_ray)
+            except BaseException:
+                launched.kill()
+                raise
+        except BaseException:
+            if owns_ray:
+                ray.shutdown()
+            raise
+
+    @classmethod
+    def connect(cls, name: str = "default", *, address: str | None = None) -> Self:
+        """Find a running pool by its name from any process of its cluster. Closing the result leaves the pool alone.
+
+        Without `address` it is the cluster that this process is connected to, that of RAY_ADDRESS, or the one that
+        runs on this machine.
+
+        :raises PoolNotFound: there is none.
+        """
+        owns_ray = ensure_ray(address or "auto")
+        try:
+            dispatcher = ray.get_actor(name, namespace=NAMESPACE)
+            config = _config_of(dispatcher)
+        except (ValueError, RayActorError, GetTimeoutError):
+            if owns_ray:
+                ray.shutdown()
+            raise PoolNotFound(f"No pool named {name!r} runs on this cluster; start one with Pool.start.") from None
+        return cls(config, dispatcher, launched=None, owns_ray=owns_ray)
+
+    def stream(self, prompt: Prompt, **options: Any) -> TextStream:
+        """The completion as it is made: iterate with `for` or `async for` over `Delta`s. Options as for `generate`.
+
+        :raises InvalidRequest: an option is wrong. What is found wrong later is raised by the iteration.
+        """
+        self._require_open()
+        return TextStream(self._fronts, prompt, request_options(**options))
+
+    def map(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        window: int | None = None,
+        ordered: bool = True,
+        return_errors: bool = False,
+        progress: Callable[[int, GenerationResult | ExlpoolError], None] | None = None,
+        **options: Any,
+    ) -> Iterator[GenerationResult | ExlpoolError]:
+        """Completions of many prompts, in their order or (`ordered=False`) as they are finished.
+
+        `prompts` may be endless: at most `window` of them (default: four times what all workers run together) are
+        under way. The first error is raised and cancels the rest, unless `return_errors` puts errors in the place of
+        results. `progress(done, result)` is called for every finished prompt.
+        """
+        self._require_open()
+        if window is None:
+            window = 4 * self.config.workers * self.config.max_batch_size
+        if window < 1:
+            raise ConfigurationError("window is at least 1.", param="window")
+        chosen = request_options(**options)
+        return map_prompts(
+            lambda prompt: self._fronts.generate(prompt, chosen),
+            prompts,
+            window=window,
+            ordered=ordered,
+            return_errors=return_errors,
+            progress=progress,
+        )
+
+    def statistics(self) -> PoolStatistics:
+        """A snapshot of the dispatcher's whole state."""
+        self._require_open()
+        snapshot: PoolStatistics = ray.get(self._dispatcher.statistics.remote(), timeout=CLOSE_TIMEOUT_S)
+        return snapshot
+
+    def story(self, request_id: str) -> tuple[str, ...]:
+        """What happened to a request, when and why there; empty for one that is unknown or long gone."""
+        self._require_open()
+        lines: tuple[str, ...] = ray.get(self._dispatcher.story.remote(request_id), timeout=CLOSE_TIMEOUT_S)
+        return lines
+
+    def close(self) -> None:
+        """End what this object started: the workers too if it started them and they are not detached. Safe to call
+        twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if ray.is_initialized():
+            self._fronts.close()
+            ray.kill(self._front)
+            if self._launched is not None and not self.config.detached:
+                self._stop_pool()
+            if self._owns_ray:
+                ray.shutdown()
+
+    def delete(self) -> None:
+        """End a pool for everybody, a detached one too."""
+        self._require_open()
+        if self._launched is None:
+            self._launched = Launched(self._dispatcher, _workers_of(self._dispatcher))
+        self._stop_pool()
+        self.close()
+
+    def _stop_pool(self) -> None:
+        assert self._launched is not None
+        with suppress(RayActorError, RayTaskError, GetTimeoutError):  # it is killed next, whatever state it is in
+            ray.get(self._dispatcher.close.remote(), timeout=CLOSE_TIMEOUT_S)
+        self._launched.kill()
+        self._launched = None
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise PoolClosed("The pool is closed.")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self.config.workers} workers"
+        return f"<Pool {self.config.name!r}: {state}>"
+
+
+def _config_of(dispatcher: Any) -> PoolConfig:
+    config: PoolConfig = ray.get(dispatcher.config.remote(), timeout=CLOSE_TIMEOUT_S)
+    return config
+
+
+def _workers_of(dispatcher: Any) -> tuple[Any, ...]:
+    welcome = ray.get(dispatcher.hello.remote(), timeout=CLOSE_TIMEOUT_S)
+    return tuple(welcome.workers.values())
+
+
+def _wait_until_ready(dispatcher: Any, config: PoolConfig, progress: ProgressCallback | None) -> None:
+    """:raises ExlpoolError: a worker could not be loaded, or not in time."""
+    deadline_s = time.monotonic() + config.start_timeout_s
+    version = -1
+    while True:
+        remaining_s = max(deadline_s - time.monotonic(), 0.0)
+        try:
+            version, states = ray.get(dispatcher.progress.remote(version), timeout=remaining_s)
+        except GetTimeoutError:
+            raise ConfigurationError(
+                f"The workers were not ready within {config.start_timeout_s:g} s: the cluster may be busy with "
+                "others, or `start_timeout_s` too short for this model.",
+                param="start_timeout_s",
+            ) from None
+        if progress is not None:
+            progress(states)
+        for state in states:
+            if state.failure is not None:
+                raise state.failure
+        if all(state.worker_id is not None for state in states):
+            return

@@ -1,0 +1,55 @@
+"""How a script comes to a Ray cluster: never to a stranger's one unasked."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import ray
+
+from actors.errors import ConfigurationError
+
+NAMESPACE = "exlpool"
+
+
+def ensure_ray(address: str | None) -> bool:
+    """Use the Ray that is there already, else the one asked for (`address`, or the RAY_ADDRESS of the environment),
+    else a fresh private one on this machine. Returns whether this call connected, so that the caller disconnects.
+
+    :raises ConfigurationError: there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        return False
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    private = {"include_dashboard": False} if target == "local" else {}
+    try:
+        ray.init(address=target, namespace=NAMESPACE, logging_level=logging.WARNING, **private)  # type: ignore[arg-type]
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(f"Cannot connect to a Ray cluster at {target!r}: {_first_line(error)}") from None
+    return True
+
+
+def require_resources(*, cpus: float, gpus: float) -> None:
+    """Refuse a pool that the cluster can never hold, since Ray would wait for ever in silence.
+
+    :raises ConfigurationError: saying what is missing and which setting helps.
+    """
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    if gpus > total.get("GPU", 0.0):
+        raise ConfigurationError(
+            f"The workers need {gpus:g} GPUs but the cluster has {total.get('GPU', 0.0):g}: "
+            "lower `workers` or `gpus_per_worker`.",
+            param="gpus_per_worker",
+        )
+    if cpus > total.get("CPU", 0.0):
+        raise ConfigurationError(
+            f"The workers need {cpus:g} CPUs but the cluster has {total.get('CPU', 0.0):g}: "
+            "lower `workers` or `cpus_per_worker`.",
+            param="cpus_per_worker",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,98 @@
+"""What a caller asks for, and the request that is made of it: parsed, tokenised, checked. Pure."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.errors import InvalidRequest
+from actors.messages import Priority, WorkerLimits
+from actors.sampling import SamplingParams, sampling_params
+from actors.tokenizer import Prompt, PromptEncoder
+from actors.validation import validate_request
+
+MAX_TENANT_CHARACTERS = 128
+_PRIORITIES = tuple(priority.value for priority in Priority)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOptions:
+    """Everything of a request but its prompt. `timeout_s` bounds its whole life, from the call to the last token."""
+
+    params: SamplingParams = field(default_factory=SamplingParams)
+    priority: Priority = Priority.DEFAULT
+    tenant: str = ""
+    timeout_s: float | None = None
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """For chat messages: keywords of `PromptEncoder.encode_chat` (tools, chat_template_kwargs and the like)."""
+
+
+def request_options(
+    *,
+    priority: str = Priority.DEFAULT,
+    tenant: str = "",
+    timeout_s: float | None = None,
+    template: Mapping[str, Any] | None = None,
+    **sampling: Any,
+) -> RequestOptions:
+    """Options from a caller's keywords; every keyword that is not named here is a sampling parameter.
+
+    :raises InvalidRequest: naming the first keyword that is wrong.
+    """
+    if priority not in _PRIORITIES:
+        raise InvalidRequest(f"priority is one of {', '.join(_PRIORITIES)}, not {priority!r}.", param="priority")
+    if not isinstance(tenant, str) or len(tenant) > MAX_TENANT_CHARACTERS:
+        raise InvalidRequest(f"tenant is a text of at most {MAX_TENANT_CHARACTERS} characters.", param="tenant")
+    if timeout_s is not None and not _is_positive(timeout_s):
+        raise InvalidRequest(f"timeout_s is a positive number of seconds, not {timeout_s!r}.", param="timeout_s")
+    return RequestOptions(
+        params=sampling_params(**sampling),
+        priority=Priority(priority),
+        tenant=tenant,
+        timeout_s=timeout_s,
+        template=template or {},
+    )
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedRequest:
+    """A request that every worker it may reach can take. `max_new_tokens` and `seed` are resolved."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    max_new_tokens: int
+    seed: int
+    params: SamplingParams
+    options: RequestOptions
+
+
+def prepare(
+    encoder: PromptEncoder,
+    prompt: Prompt,
+    options: RequestOptions,
+    limits: Sequence[WorkerLimits],
+    default_max_new_tokens: int,
+) -> PreparedRequest:
+    """Tokenise and check a request.
+
+    :raises InvalidRequest: the prompt or a parameter is wrong.
+    :raises ContextLengthExceeded: no worker has room for it.
+    """
+    token_ids = encoder.encode(prompt, **options.template)
+    max_new_tokens = validate_request(token_ids, options.params, limits, default_max_new_tokens)
+    seed = options.params.seed
+    return PreparedRequest(
+        request_id=secrets.token_hex(12),
+        token_ids=token_ids,
+        max_new_tokens=max_new_tokens,
+        seed=secrets.randbits(63) if seed is None else seed,
+        params=options.params,
+        options=options,
+    )

@@ -1,0 +1,32 @@
+"""What a pool says of itself: frozen snapshots, for people, tests and metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.messages import WorkerLimits
+from actors.scheduling.statistics import SchedulerStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerState:
+    """A slot of the pool and the worker in it. `worker_id` is None while none can generate there; `loading` is then
+    (stage, done, total) or None, and `failure` says why none ever will."""
+
+    slot_name: str
+    worker_id: str | None
+    limits: WorkerLimits | None
+    loading: tuple[str, int, int] | None
+    failure: Exception | None
+    restarts: int
+    active_jobs: int
+    generated_tokens: int
+    finished_requests: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatistics:
+    """Everything that the dispatcher knows: its scheduler's state and that of every worker."""
+
+    scheduler: SchedulerStatistics
+    workers: tuple[WorkerState, ...]

@@ -1,0 +1,117 @@
+"""A front's link to one worker: one stream of output in, batches of attempts and cancellations out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.batching import TurnBatch
+from actors.errors import WorkerDied
+from actors.inbox import Inbox
+from actors.messages import Finished, FinishReason, GenerationRequest, StepOutput
+from actors.worker import STREAM_BACKPRESSURE
+
+OPEN_TIMEOUT_S = 30.0
+
+
+class WorkerLink:
+    """Opened for one life of a worker (`worker_id`), useless after that life: `alive` is False then."""
+
+    def __init__(self, front_id: str, worker_id: str, handle: Any) -> None:
+        self.worker_id = worker_id
+        self.alive = True
+        self._front_id = front_id
+        self._handle = handle
+        self._inboxes: dict[int, Inbox] = {}
+        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._submissions: TurnBatch[GenerationRequest] = TurnBatch(self._send)
+        self._cancellations: TurnBatch[int] = TurnBatch(self._send_cancel)
+        self._reader = asyncio.create_task(self._read())
+
+    async def start(self, request: GenerationRequest, inbox: Inbox) -> None:
+        """Submit an attempt; its output goes to `inbox` until it finished or is cancelled."""
+        self._inboxes[request.ticket] = inbox
+        try:
+            await asyncio.wait_for(asyncio.shield(self._opened), OPEN_TIMEOUT_S)
+        except TimeoutError:
+            self._lose(f"worker {self.worker_id} did not answer within {OPEN_TIMEOUT_S:.0f} s")
+        if self.alive:
+            self._submissions.add(request)
+        else:
+            inbox.lose(f"worker {self.worker_id} is gone")
+
+    def cancel(self, ticket: int) -> None:
+        """Give an attempt up: nothing more reaches its inbox, and the engine ends it before its next step."""
+        if self._inboxes.pop(ticket, None) is not None and self.alive:
+            self._cancellations.add(ticket)
+
+    def shut_down(self) -> None:
+        self._reader.cancel()
+
+    async def wait_closed(self) -> None:
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def _send(self, requests: tuple[GenerationRequest, ...]) -> None:
+        try:
+            accepted = await self._handle.submit.remote(self._front_id, self.worker_id, requests)
+        except (RayActorError, RayTaskError) as error:
+            self._lose(_first_line(error))
+            return
+        if not accepted:
+            self._lose(f"worker {self.worker_id} was restarted")
+
+    async def _send_cancel(self, tickets: tuple[int, ...]) -> None:
+        try:
+            await self._handle.cancel.remote(self._front_id, tickets)
+        except (RayActorError, RayTaskError) as error:
+            self._lose(_first_line(error))
+
+    async def _read(self) -> None:
+        stream = self._handle.outputs.options(
+            num_returns="streaming", _generator_backpressure_num_objects=STREAM_BACKPRESSURE
+        ).remote(self._front_id)
+        try:
+            async for reference in stream:
+                self._distribute(await reference)
+            self._lose(f"worker {self.worker_id} closed its stream")
+        except (RayActorError, RayTaskError) as error:
+            self._lose(_first_line(error))
+        finally:
+            ray.cancel(stream)
+
+    def _distribute(self, output: StepOutput) -> None:
+        if not self._opened.done():
+            self._opened.set_result(None)
+        logprobs = output.logprobs or ((),) * len(output.tickets)
+        for ticket, text, token_ids, values in zip(
+            output.tickets, output.texts, output.token_ids, logprobs, strict=True
+        ):
+            inbox = self._inboxes.get(ticket)
+            if inbox is not None:
+                inbox.put(text, token_ids, values)
+        for ticket, finished in output.finished:
+            inbox = self._inboxes.pop(ticket, None)
+            if inbox is not None:
+                inbox.finish(finished)
+
+    def _lose(self, reason: str) -> None:
+        self.alive = False
+        if not self._opened.done():
+            self._opened.set_result(None)
+        for inbox in self._inboxes.values():
+            inbox.lose(reason)
+        self._inboxes.clear()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def finished_error(finished: Finished) -> Exception | None:
+    """The error of an attempt that ended badly, or None."""
+    if finished.reason is FinishReason.ERROR:
+        return finished.error or WorkerDied("The attempt failed without a reason.")
+    return None

@@ -1,0 +1,5 @@
+"""The `exlpool` command."""
+
+from cluster.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,162 @@
+"""The commands of `exlpool`. Results go to standard output, everything else to standard error.
+
+Exit status: 0 all went well, 1 some requests failed, 2 nothing could be done, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from actors import ExlpoolError, Pool
+from cluster.cli import options as opt
+from cluster.cli.console import errors, loading
+from cluster.cli.listing import describe_models
+from cluster.cli.run_file import run_file
+
+app = typer.Typer(
+    name="exlpool",
+    help="One pool of text generators out of many ExLlamaV2 models, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="Text to continue, or with --chat a message to answer.")],
+    *,
+    chat: Annotated[bool, typer.Option("--chat", help="Use the model's chat template.")] = False,
+    system: Annotated[str | None, typer.Option(help="System message; implies --chat.")] = None,
+    model: opt.Model = None,
+    workers: opt.Workers = None,
+    engine: opt.Engine = None,
+    cache_tokens: opt.CacheTokens = None,
+    cpus_per_worker: opt.CpusPerWorker = None,
+    gpus_per_worker: opt.GpusPerWorker = None,
+    config: opt.Config = None,
+    address: opt.Address = None,
+    max_new_tokens: opt.MaxNewTokens = None,
+    temperature: opt.Temperature = None,
+    top_k: opt.TopK = None,
+    top_p: opt.TopP = None,
+    min_p: opt.MinP = None,
+    repetition_penalty: opt.RepetitionPenalty = None,
+    seed: opt.Seed = None,
+    stop: opt.Stop = None,
+) -> None:
+    """Stream one completion to the terminal."""
+    settings = opt.configuration(
+        config,
+        model=model,
+        workers=workers,
+        engine=engine,
+        cache_tokens=cache_tokens,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+    )
+    sampling = opt.given(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=stop,
+    )
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": prompt})
+    with loading() as progress, Pool.start(config=settings, address=address, progress=progress) as pool:
+        progress.done()
+        for delta in pool.stream(messages if chat or system is not None else prompt, **sampling):
+            print(delta.text, end="", flush=True)
+    print()
+
+
+@app.command()
+def run(
+    prompts: Annotated[Path, typer.Argument(help="Text file with a prompt per line, or JSON Lines (.jsonl).")],
+    out: Annotated[Path | None, typer.Argument(help="JSON Lines file for the results; none: print the texts.")] = None,
+    *,
+    chat: Annotated[bool, typer.Option("--chat", help="Every plain prompt is a message to answer.")] = False,
+    model: opt.Model = None,
+    workers: opt.Workers = None,
+    engine: opt.Engine = None,
+    cache_tokens: opt.CacheTokens = None,
+    cpus_per_worker: opt.CpusPerWorker = None,
+    gpus_per_worker: opt.GpusPerWorker = None,
+    config: opt.Config = None,
+    address: opt.Address = None,
+    max_new_tokens: opt.MaxNewTokens = None,
+    temperature: opt.Temperature = None,
+    top_k: opt.TopK = None,
+    top_p: opt.TopP = None,
+    min_p: opt.MinP = None,
+    repetition_penalty: opt.RepetitionPenalty = None,
+    seed: opt.Seed = None,
+    stop: opt.Stop = None,
+) -> None:
+    """Run a file of prompts through a pool, with a live progress bar and a summary."""
+    settings = opt.configuration(
+        config,
+        model=model,
+        workers=workers,
+        engine=engine,
+        cache_tokens=cache_tokens,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+    )
+    sampling = opt.given(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=stop,
+    )
+    failed = run_file(prompts, out, settings, address=address, chat=chat, sampling=sampling)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def models(
+    directories: Annotated[
+        list[Path] | None, typer.Argument(help="Model directories, or folders that hold some; none: the built-in.")
+    ] = None,
+) -> None:
+    """Say what model directories hold, and which engine would run them here."""
+    describe_models(directories or [])
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(importlib.metadata.version("exlpool"))
+
+
+def main() -> None:
+    """Run the command line; every foreseen failure is one sentence on standard error."""
+    try:
+        app(standalone_mode=False)
+    except ExlpoolError as error:
+        errors.print(f"[bold red]Error:[/] {error.message}", highlight=False, markup=True)
+        sys.exit(2)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        errors.print("Interrupted.")
+        sys.exit(130)
+    except Exception as error:
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        sys.exit(2)
