@@ -1,6 +1,6 @@
 """exlpool: one pool of text generators out of many ExLlamaV2 models, on Ray.
 
-The public names are loaded at first use, so that a part that needs no Ray (the scheduler, the tokenizer) never loads it.
+The public names are loaded at first use, so that parts that need no Ray (the scheduler, the tokenizer) never load it.
 """
 
 from __future__ import annotations

@@ -79,16 +79,19 @@ def run_file(
     total = sum(1 for _ in read_rows(path, chat=chat))
     if total == 0:
         raise ConfigurationError(f"{path} holds no prompts.")
-    with _open_output(out) as file, loading() as starting:
-        with Pool.start(config=config, address=address, progress=starting) as pool:
-            starting.done()
-            with RunProgress(total) as progress:
-                rows = read_rows(path, chat=chat)
-                prompts = (row.prompt for row in read_rows(path, chat=chat))
-                outcomes = pool.map(prompts, return_errors=True, progress=progress, **sampling)
-                for index, (row, outcome) in enumerate(zip(rows, outcomes, strict=True)):
-                    _write(file, index, row, outcome)
-            errors.print(progress.summary())
+    with (
+        _open_output(out) as file,
+        loading() as starting,
+        Pool.start(config=config, address=address, progress=starting) as pool,
+    ):
+        starting.done()
+        with RunProgress(total) as progress:
+            rows = read_rows(path, chat=chat)
+            prompts = (row.prompt for row in read_rows(path, chat=chat))
+            outcomes = pool.map(prompts, return_errors=True, progress=progress, **sampling)
+            for index, (row, outcome) in enumerate(zip(rows, outcomes, strict=True)):
+                _write(file, index, row, outcome)
+        errors.print(progress.summary())
     return progress.failed
 
 

@@ -1,0 +1,46 @@
+# The two commands that matter: `make run` and `make test`. Both set up .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RUN_STAMP := $(VENV)/.run
+DEV_STAMP := $(VENV)/.dev
+WORKERS ?= 2
+PROMPTS ?= cluster/examples/prompts.txt
+
+.PHONY: run test lint bench chaos clean
+
+run: $(RUN_STAMP)  ## a pool of two workers writes a file of completions, then leaves nothing running
+	$(BIN)/exlpool run $(PROMPTS) --workers $(WORKERS)
+
+test: lint  ## everything: lint, types, import rules, all tests with coverage
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest --cov --cov-report=
+
+	$(BIN)/python -m coverage combine --quiet --append 2>/dev/null || true
+	$(BIN)/python -m coverage report
+
+lint: $(DEV_STAMP)  ## ruff, mypy strict, the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(DEV_STAMP)  ## the benchmarks; see tests/benchmarks/README.md
+	$(BIN)/python -m tests.benchmarks
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing exlpool into $(VENV) (a few minutes the first time)"
+	$(PIP) -e .
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing exlpool and its development tools into $(VENV) (a few minutes the first time)"
+	$(PIP) -e '.[dev]'
+	@touch $@ $(RUN_STAMP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

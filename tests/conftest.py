@@ -1,0 +1,48 @@
+"""One Ray cluster for the whole session, and pools that are shared by the tests of a module."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from actors.ray_session import NAMESPACE
+
+WAIT_S = 30.0
+CLUSTER_CPUS = 8
+"""Logical CPUs of the test cluster: more than the machine may have, since most test workers only sleep."""
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A private Ray cluster of this test session, gone with it."""
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(
+        address="local",
+        namespace=NAMESPACE,
+        num_cpus=CLUSTER_CPUS,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[[Callable[[], bool]], None]:
+    """Wait for a condition with a deadline."""
+
+    def wait(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline_s:
+                pytest.fail(f"not within {timeout_s:.0f} s: {condition}")
+            time.sleep(0.05)  # a poll, bounded by the deadline above
+
+    return wait
