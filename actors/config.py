@@ -33,6 +33,9 @@ class SimulatedOptions(_Section):
     stall_at_step: int | None = Field(None, ge=1, description="hang in this step")
     load_s: float = Field(0.0, ge=0.0)
     fail_load: bool = False
+    stamp_text: bool = Field(
+        False, description="every token's text is the time.monotonic() of its step, for benchmarks"
+    )
 
 
 class Exllamav2Options(_Section):

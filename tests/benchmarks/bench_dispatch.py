@@ -1,0 +1,134 @@
+"""What the dispatcher costs: `pool.generate` beside a direct call to a worker's engine and `ray.util.ActorPool`.
+
+All three run the same simulated engine (steps of no length, a fixed completion), so what differs is the way there.
+Every mode is measured alternately, several times; the table shows medians.
+
+    python -m tests.benchmarks.bench_dispatch [--requests 400] [--repeat 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.util import ActorPool
+
+from actors import EngineConfig, Pool
+from actors.engine_thread import EngineThread, StepNews, Submit
+from actors.engines.simulated import SimulatedEngine
+from actors.messages import GenerationRequest, StepOutput
+from actors.sampling import sampling_params
+
+PROMPT = tuple(range(10, 42))
+TOKENS = 8
+WORKERS = 2
+CONFIG = EngineConfig(engine="simulated", simulated={"step_s": 0.0}, max_batch_size=32, cache_tokens=65536)  # type: ignore[arg-type]
+PARAMS = sampling_params(temperature=0.0)
+
+
+class DirectWorker:
+    """The least that a worker can be: the same engine on a thread, one call per completion, no dispatcher."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._next = 0
+        self._thread = EngineThread(
+            lambda: SimulatedEngine(CONFIG),
+            on_progress=lambda _: None,
+            on_loaded=lambda _: None,
+            on_step=lambda news: self._loop.call_soon_threadsafe(self._deliver, news),
+            on_end=lambda _: None,
+        )
+        self._thread.start()
+
+    def _deliver(self, news: StepNews) -> None:
+        for columns in news.outputs.values():
+            output: StepOutput = columns.message()
+            for ticket, _ in output.finished:
+                self._waiting.pop(ticket).set_result(None)
+
+    async def generate(self, prompt: tuple[int, ...]) -> int:
+        self._next += 1
+        future = self._waiting[self._next] = self._loop.create_future()
+        request = GenerationRequest(
+            ticket=self._next,
+            request_id=str(self._next),
+            attempt=1,
+            token_ids=prompt,
+            max_new_tokens=TOKENS,
+            seed=0,
+            params=PARAMS,
+        )
+        self._thread.send(Submit("direct", request))
+        await future
+        return TOKENS
+
+
+def sequential(call: Callable[[], Any], count: int) -> list[float]:
+    """Latencies in ms of calls one after another."""
+    latencies = []
+    for _ in range(count):
+        started_s = time.perf_counter()
+        ray.get(call())
+        latencies.append((time.perf_counter() - started_s) * 1e3)
+    return latencies
+
+
+def rate(run: Callable[[], Any], count: int) -> float:
+    started_s = time.perf_counter()
+    run()
+    return count / (time.perf_counter() - started_s)
+
+
+def measure(pool: Pool, direct: list[Any], requests: int) -> dict[str, tuple[float, float, float]]:
+    """Per mode: requests/s when all are thrown in at once, and latency p50 and p99 in ms one after another."""
+    actor_pool = ActorPool(direct)  # type: ignore[no-untyped-call]
+
+    def through_pool() -> Any:
+        return pool.generate.remote(PROMPT, max_new_tokens=TOKENS, temperature=0.0)
+
+    def directly() -> Any:
+        return direct[0].generate.remote(PROMPT)
+
+    bulk: dict[str, Callable[[], Any]] = {
+        "direct": lambda: ray.get([direct[i % WORKERS].generate.remote(PROMPT) for i in range(requests)]),
+        "ActorPool": lambda: list(
+            actor_pool.map_unordered(lambda actor, prompt: actor.generate.remote(prompt), [PROMPT] * requests)  # type: ignore[no-untyped-call]
+        ),
+        "pool.generate": lambda: ray.get([through_pool() for _ in range(requests)]),
+        "pool.map": lambda: list(pool.map([PROMPT] * requests, max_new_tokens=TOKENS, temperature=0.0)),
+    }
+    latency = {"direct": sequential(directly, 200), "pool.generate": sequential(through_pool, 200)}
+    result = {}
+    for name, run in bulk.items():
+        per_call = sorted(latency.get(name, [float("nan")]))
+        p50, p99 = per_call[len(per_call) // 2], per_call[int(len(per_call) * 0.99)]
+        result[name] = (rate(run, requests), p50, p99)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=400)
+    parser.add_argument("--repeat", type=int, default=5)
+    arguments = parser.parse_args()
+    settings = CONFIG.model_dump(exclude={"model"})
+    with Pool.start(workers=WORKERS, cpus_per_worker=0.5, **settings) as pool:
+        direct: list[Any] = [ray.remote(DirectWorker).options(num_cpus=0).remote() for _ in range(WORKERS)]
+        measure(pool, direct, 50)
+        rounds = [measure(pool, direct, arguments.requests) for _ in range(arguments.repeat)]
+    print(f"{arguments.requests} requests of {TOKENS} tokens, {WORKERS} workers, medians of {arguments.repeat} rounds")
+    print(f"{'':14} {'requests/s':>10} {'p50 ms':>8} {'p99 ms':>8}")
+    for name in rounds[0]:
+        columns = [statistics.median(one[name][i] for one in rounds) for i in range(3)]
+        print(f"{name:14} {columns[0]:10.0f} {columns[1]:8.2f} {columns[2]:8.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Nothing of a pool outlives its script, however the script ends: real processes, found by a mark in their environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.ray
+
+GONE_WITHIN_S = 10.0
+START_S = 90.0
+
+SCRIPT = """
+import sys
+import ray
+from actors import Pool
+
+how = sys.argv[1]
+pool = Pool.start(engine="simulated", workers=2, cache_tokens=8192)
+references = [pool.generate.remote([5, 6, 7], max_new_tokens=4000) for _ in range(2)]
+for delta in pool.stream([5, 6, 7], max_new_tokens=4000):
+    break
+stream = iter(pool.stream([5, 6, 7], max_new_tokens=4000))
+next(stream)
+print("running", flush=True)
+if how == "error":
+    raise RuntimeError("a mistake in the script")
+if how == "with":
+    with pool:
+        pass
+    sys.exit(0)
+if how == "exit":
+    sys.exit(0)
+ray.get(references)
+"""
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """The living processes that carry the mark in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("EXLPOOL_TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    name = uuid.uuid4().hex
+    yield name
+    for process in marked(name):
+        process.kill()
+
+
+@pytest.mark.parametrize("how", ["kill", "interrupt", "terminate", "error", "with", "exit"])
+def test_no_process_is_left(how: str, mark: str, eventually: Callable[..., None]) -> None:
+    environment = {**os.environ, "EXLPOOL_TEST_MARK": mark}
+    environment.pop("RAY_ADDRESS", None)
+    script = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, how],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert script.stdout is not None
+        line = script.stdout.readline()
+        while line and line.strip() != "running":
+            line = script.stdout.readline()
+        assert line.strip() == "running", script.stderr.read() if script.stderr else ""
+        if how in ("kill", "interrupt", "terminate"):
+            assert len(marked(mark)) > 3, "the cluster, the workers and the script itself carry the mark"
+            signals = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT, "terminate": signal.SIGTERM}
+            if how == "interrupt":
+                os.killpg(script.pid, signal.SIGINT)  # as a terminal does: to the whole group
+            else:
+                script.send_signal(signals[how])
+        script.wait(timeout=START_S)
+        eventually(lambda: not marked(mark), timeout_s=GONE_WITHIN_S)
+    finally:
+        script.kill()
+        script.communicate(timeout=10)
