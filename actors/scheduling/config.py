@@ -1,0 +1,45 @@
+"""The settings of the scheduler. All have defaults that suit a pool of consumer GPUs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from actors.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """How a scheduler admits, orders and places.
+
+    :raises ConfigurationError: a value is out of range.
+    """
+
+    policy: str = "cost"
+    """A name of `actors.scheduling.policies.POLICIES`."""
+    max_queued_requests: int = 4096
+    """Requests that may wait; the next one is refused."""
+    max_wait_s: float = 600.0
+    """A request of class interactive or default is refused when its estimated wait is longer, or once it has waited
+    that long."""
+    max_batch_wait_s: float = 86_400.0
+    """The same for class batch."""
+    start_lease_s: float = 60.0
+    """A start that no report of its worker confirms for so long is given back: its front is gone."""
+    tenant_weights: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """A tenant of weight 2 gets twice the tokens of one of weight 1, which is what all others have."""
+    seed: int = 0
+    """Of the jitter on retry times and of random policies: same seed and events, same actions."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_queued_requests", "max_wait_s", "max_batch_wait_s", "start_lease_s"):
+            value = getattr(self, name)
+            if not value > 0 or math.isnan(value):
+                raise ConfigurationError(f"{name} must be above 0, not {value}.", param=name)
+        for tenant, weight in self.tenant_weights.items():
+            if not 0 < weight < math.inf:
+                raise ConfigurationError(
+                    f"The weight of tenant {tenant!r} must be above 0, not {weight}.", param="tenant_weights"
+                )
