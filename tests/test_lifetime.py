@@ -1,4 +1,4 @@
-"""Nothing of a pool outlives its script, however the script ends: real processes, found by a mark in their environment."""
+"""Nothing of a pool outlives its script, however that ends: real processes, found by a mark in their environment."""
 
 from __future__ import annotations
 
