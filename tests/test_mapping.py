@@ -90,7 +90,11 @@ def test_an_error_ends_the_run(pool: Pool) -> None:
 
 def test_errors_take_the_place_of_results_when_asked(pool: Pool) -> None:
     outcomes = list(run(pool, ["a", "bad", "c"], return_errors=True))
-    assert [type(outcome).__name__ for outcome in outcomes] == ["GenerationResult", "InvalidRequest", "GenerationResult"]
+    assert [type(outcome).__name__ for outcome in outcomes] == [
+        "GenerationResult",
+        "InvalidRequest",
+        "GenerationResult",
+    ]
 
 
 def test_progress_counts_what_is_finished(pool: Pool) -> None:
