@@ -11,7 +11,7 @@ from typing import Any
 from actors.errors import InvalidRequest
 from actors.messages import Priority, WorkerLimits
 from actors.sampling import SamplingParams, sampling_params
-from actors.tokenizer import Prompt, PromptEncoder
+from actors.tokenizer import Prompt, PromptEncoder, TemplateOptions
 from actors.validation import validate_request
 
 MAX_TENANT_CHARACTERS = 128
@@ -26,8 +26,8 @@ class RequestOptions:
     priority: Priority = Priority.DEFAULT
     tenant: str = ""
     timeout_s: float | None = None
-    template: Mapping[str, Any] = field(default_factory=dict)
-    """For chat messages: keywords of `PromptEncoder.encode_chat` (tools, chat_template_kwargs and the like)."""
+    template: TemplateOptions = field(default_factory=TemplateOptions)
+    """How chat messages are rendered."""
 
 
 def request_options(
@@ -35,7 +35,10 @@ def request_options(
     priority: str = Priority.DEFAULT,
     tenant: str = "",
     timeout_s: float | None = None,
-    template: Mapping[str, Any] | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+    template_variables: Mapping[str, Any] | None = None,
     **sampling: Any,
 ) -> RequestOptions:
     """Options from a caller's keywords; every keyword that is not named here is a sampling parameter.
@@ -53,7 +56,7 @@ def request_options(
         priority=Priority(priority),
         tenant=tenant,
         timeout_s=timeout_s,
-        template=template or {},
+        template=TemplateOptions(tools, add_generation_prompt, continue_final_message, template_variables),
     )
 
 
@@ -85,7 +88,7 @@ def prepare(
     :raises InvalidRequest: the prompt or a parameter is wrong.
     :raises ContextLengthExceeded: no worker has room for it.
     """
-    token_ids = encoder.encode(prompt, **options.template)
+    token_ids = encoder.encode(prompt, options.template)
     max_new_tokens = validate_request(token_ids, options.params, limits, default_max_new_tokens)
     seed = options.params.seed
     return PreparedRequest(

@@ -1,0 +1,115 @@
+"""A model's own chat template: messages become text, in a sandbox, exactly as transformers renders it.
+
+Source of the conventions (block trimming, `tojson`, `raise_exception`, `strftime_now`, the `generation` tag):
+transformers/utils/chat_template_utils.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from actors.errors import InvalidRequest
+
+Messages = Sequence[Mapping[str, Any]]
+
+_END_OF_CONTENT = "\ue000end\ue001"
+"""Marks where the final message ends, to cut there; private-use characters that no tokenizer treats apart."""
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}…{% endgeneration %}` marks assistant text for training; rendering ignores the marks."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2's own convention
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _strftime_now(format_: str) -> str:
+    return datetime.now().strftime(format_)
+
+
+class ChatTemplate:
+    """A compiled template; `variables` are what it may use beside the messages (bos_token and the like)."""
+
+    def __init__(self, source: str, variables: Mapping[str, str]) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = _strftime_now
+        try:
+            self._template = environment.from_string(source)
+        except TemplateError as error:
+            raise InvalidRequest(f"The model's chat template is broken: {error}.", param="messages") from None
+        self._variables = dict(variables)
+
+    @classmethod
+    def load(cls, model_dir: Path, variables: Mapping[str, str]) -> ChatTemplate | None:
+        """The template of a model directory: `chat_template.jinja`, else tokenizer_config.json; None if it has none."""
+        file = model_dir / "chat_template.jinja"
+        if file.is_file():
+            return cls(file.read_text(encoding="utf-8"), variables)
+        config_file = model_dir / "tokenizer_config.json"
+        if not config_file.is_file():
+            return None
+        source = json.loads(config_file.read_text(encoding="utf-8")).get("chat_template")
+        if isinstance(source, list):  # named templates, as some models have them
+            named = {entry["name"]: entry["template"] for entry in source}
+            source = named.get("default")
+        return cls(source, variables) if isinstance(source, str) else None
+
+    def render(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> str:
+        """The text of a conversation. With `continue_final_message` it ends inside the last message.
+
+        :raises InvalidRequest: the template refuses the messages.
+        """
+        if continue_final_message:
+            add_generation_prompt = False
+            messages = [*messages[:-1], _marked(messages[-1])]
+        try:
+            text = self._template.render(
+                **{**self._variables, **variables},
+                messages=messages,
+                tools=tools,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
+            raise InvalidRequest(
+                f"The model's chat template refuses these messages: {error}.", param="messages"
+            ) from None
+        return text.partition(_END_OF_CONTENT)[0] if continue_final_message else text
+
+
+def _marked(message: Mapping[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, str):
+        raise InvalidRequest("continue_final_message needs a last message with text.", param="continue_final_message")
+    return {**message, "content": content + _END_OF_CONTENT}
