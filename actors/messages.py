@@ -204,6 +204,8 @@ class StepReport:
 
     `first_tokens` names attempts that emitted their first token. `pages_added` and `pages_evicted` are hashes of full,
     valid pages that became resident or were lost; with `full` they are the whole truth instead of a difference.
+    `running` goes with `full`: (request id, attempt) of everything the worker holds after this report; what is booked
+    there and not named is given back. None: not told.
     """
 
     worker_id: str
@@ -214,6 +216,7 @@ class StepReport:
     pages_added: tuple[bytes, ...] = ()
     pages_evicted: tuple[bytes, ...] = ()
     full: bool = False
+    running: tuple[tuple[str, int], ...] | None = None
     free_pages: int = 0
     active_jobs: int = 0
     steps: tuple[StepSample, ...] = ()
