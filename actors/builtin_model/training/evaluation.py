@@ -160,15 +160,16 @@ def _long_scores(model: GreedyModel, filler: Filler, length: int, asked: int) ->
 
 def long_question(model: GreedyModel, filler: Filler, exchange: Exchange, rng: CorpusRandom, length: int) -> Question:
     """`exchange` asked at the end of a prompt that leaves just the room for its answer in `length` tokens."""
-    room = length - ROOM_FOR_ANSWER - len(model.prompt_ids([{"role": "user", "content": exchange.question}]))
     opening: list[Message] = []
     if exchange.answer.startswith("The code of "):
         told = f"Remember: {exchange.answer[0].lower()}{exchange.answer[1:]}"
         opening = [{"role": "user", "content": told}, {"role": "assistant", "content": "I will remember that."}]
+    asking: list[Message] = [{"role": "user", "content": exchange.question}]
+    room = length - ROOM_FOR_ANSWER - len(model.prompt_ids([*opening, *asking]))
     filling: list[Message] = []
-    while len(model.prompt_ids(opening + (grown := filling + filler(rng)))) <= room:
-        filling = grown
+    while (room := room - len(model.prompt_ids(turn := filler(rng)))) > 0:
+        filling += turn
     if filler is _story_message:
         text = "\n".join(message["content"] for message in filling)
         return [*opening, {"role": "user", "content": f"{text}\n{exchange.question}"}], [], exchange.answer
-    return [*opening, *filling, {"role": "user", "content": exchange.question}], [], exchange.answer
+    return [*opening, *filling, *asking], [], exchange.answer
