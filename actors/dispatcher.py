@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 import ray
@@ -21,6 +21,7 @@ from actors.decisions import Decision, DecisionBoxes
 from actors.engines.base import LoadProgress
 from actors.errors import ExlpoolError, NoHealthyWorker
 from actors.messages import Admission, Grant, StepReport, Welcome, WorkerLimits
+from actors.ray_session import NAMESPACE, worker_name
 from actors.scheduling.actions import Action, Probe, Refuse, Resync, Start, StopWorker
 from actors.scheduling.config import SchedulerConfig
 from actors.scheduling.core import Scheduler
@@ -68,7 +69,7 @@ class _Slot:
 class Dispatcher:
     """One per pool. All methods run on the actor's event loop, so no two of them ever run at once between awaits."""
 
-    def __init__(self, config: PoolConfig, model_dir: str, workers: Mapping[str, Any]) -> None:
+    def __init__(self, config: PoolConfig, model_dir: str, slot_names: tuple[str, ...]) -> None:
         self._config = config
         self._model_dir = model_dir
         self._scheduler = Scheduler(
@@ -77,7 +78,9 @@ class Dispatcher:
             )
         )
         self._boxes = DecisionBoxes()
-        self._slots = {name: _Slot(name, handle) for name, handle in workers.items()}
+        self._slots = {
+            name: _Slot(name, ray.get_actor(worker_name(config.name, name), namespace=NAMESPACE)) for name in slot_names
+        }
         self._changed = asyncio.Condition()
         self._closing = asyncio.Event()
         for slot in self._slots.values():

@@ -12,7 +12,7 @@ from actors.config import EngineConfig, PoolConfig
 from actors.dispatcher import Dispatcher
 from actors.engines.registry import resolve_engine_name
 from actors.errors import ConfigurationError
-from actors.ray_session import NAMESPACE, require_resources
+from actors.ray_session import NAMESPACE, require_resources, worker_name
 from actors.worker import Worker
 
 GPU_ENGINES = frozenset({"exllamav2"})
@@ -52,14 +52,14 @@ def launch(config: PoolConfig) -> Launched:
             max_restarts=config.max_restarts,
             lifetime=lifetime,
             namespace=NAMESPACE,
-            name=f"{config.name}.{slot_name}",
+            name=worker_name(config.name, slot_name),
         )
         .remote(slot_name, engine_config)
         for slot_name in (f"worker-{index}" for index in range(config.workers))
     }
     model_dir = str(config.model or builtin_model_path())
     options = {"num_cpus": 0, "max_restarts": -1, "lifetime": lifetime, "namespace": NAMESPACE, "name": config.name}
-    dispatcher = ray.remote(Dispatcher).options(**options).remote(config, model_dir, workers)
+    dispatcher = ray.remote(Dispatcher).options(**options).remote(config, model_dir, tuple(workers))
     return Launched(dispatcher, tuple(workers.values()))
 
 

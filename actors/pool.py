@@ -64,6 +64,7 @@ class Pool:
         self._front: Any = (
             ray.remote(FrontActor).options(num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS).remote(dispatcher)
         )
+        self._front.open.remote()  # now, so that the first request does not wait for the process
         self._closed = False
         self.generate = RemoteGenerate(self._front)
 

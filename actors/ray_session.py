@@ -12,6 +12,11 @@ from actors.errors import ConfigurationError
 NAMESPACE = "exlpool"
 
 
+def worker_name(pool: str, slot_name: str) -> str:
+    """The Ray name of a worker, by which the dispatcher finds it, in every life of either."""
+    return f"{pool}.{slot_name}"
+
+
 def ensure_ray(address: str | None) -> bool:
     """Use the Ray that is there already, else the one asked for (`address`, or the RAY_ADDRESS of the environment),
     else a fresh private one on this machine. Returns whether this call connected, so that the caller disconnects.
@@ -22,6 +27,8 @@ def ensure_ray(address: str | None) -> bool:
         return False
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray says at every start that a private cluster asks for a token, which is its default and needs no action.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     private = {"include_dashboard": False} if target == "local" else {}
     try:
         ray.init(address=target, namespace=NAMESPACE, logging_level=logging.WARNING, **private)  # type: ignore[arg-type]
