@@ -1,6 +1,7 @@
 """The dispatcher's mind: `Scheduler.handle(event, now_s)` returns what has to happen.
 
-No I/O, no clock, no randomness of its own: the same events give the same actions.
+No I/O, no threads and no clock: the same events give the same actions. Requests and their states are changed here and
+nowhere else; `workers.py` does the same for workers.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from actors.messages import Admission, Grant, Priority, Refusal, RefusalReason, StepReport, WorkerLimits
-from actors.paging import pages_needed
-from actors.scheduling.actions import Action, Probe, Refuse, Resync, Start, StopWorker
+from actors.messages import Admission, Grant, Priority, Refusal, RefusalReason
+from actors.paging import PAGE_TOKENS
+from actors.scheduling import intake
+from actors.scheduling.actions import Action, Refuse, Start
+from actors.scheduling.backpressure import WaitEstimator
 from actors.scheduling.config import SchedulerConfig
+from actors.scheduling.estimates import OutputLengths
 from actors.scheduling.events import (
     Cancelled,
     Event,
@@ -27,12 +31,18 @@ from actors.scheduling.events import (
     WorkerSuspected,
     WorkerUp,
 )
+from actors.scheduling.fair_queue import FairQueue
+from actors.scheduling.fleet import Fleet
 from actors.scheduling.journal import Entry, Journal
-from actors.scheduling.ledger import Ledger, PageIndex
-from actors.scheduling.records import Request, RequestState, Worker, WorkerStatus, fits
-from actors.scheduling.statistics import SchedulerStatistics, WaitErrorStatistics, WorkerStatistics
+from actors.scheduling.matching import Match, Matchmaker
+from actors.scheduling.policies import POLICIES
+from actors.scheduling.records import Request, RequestState, Worker, fits
+from actors.scheduling.statistics import SchedulerStatistics
+from actors.scheduling.summary import summarize
+from actors.scheduling.validation import validate
+from actors.scheduling.workers import WorkerEvents
 
-LOOKAHEAD = 16
+_NO_WORKER = "No worker is up and none is expected to come."
 
 
 class Scheduler:
@@ -40,375 +50,269 @@ class Scheduler:
 
     def __init__(self, config: SchedulerConfig | None = None) -> None:
         self.config = config or SchedulerConfig()
-        self._now_s = 0.0
-        self._actions: list[Action] = []
+        policy = POLICIES[self.config.policy](self.config.seed)
+        self.now_s = 0.0
+        self.requests: dict[str, Request] = {}
+        self.queue = FairQueue(self.config.tenant_weights)
+        self.fleet = Fleet()
+        self.matchmaker = Matchmaker(self.queue, self.fleet, policy)
+        self.waits = WaitEstimator(self.fleet, self.config.seed)
+        self.lengths = OutputLengths()
+        self.actions: list[Action] = []
+        self.touched: set[int] | None = set()
+        """Indexes of workers where room appeared in this event; None: look at everything again."""
+        self.counts: Counter[str] = Counter()
+        self.refused: Counter[RefusalReason] = Counter()
+        self.ignored: Counter[str] = Counter()
         self._journal = Journal()
-        self._requests: dict[str, Request] = {}
-        self._queue: dict[str, Request] = {}
-        self._workers: dict[str, Worker] = {}
-        self._expected: dict[str, WorkerLimits | None] = {}
-        self._known = PageIndex()
-        self._referenced = PageIndex()
-        self._free_indexes: list[int] = []
-        self._order = 0
-        self._submitted = self._started = self._finished = self._cancelled = 0
-        self._prompt_tokens = self._hit_tokens = 0
-        self._refused: Counter[RefusalReason] = Counter()
-        self._ignored: Counter[str] = Counter()
+        self._arrived: Request | None = None
+        self.unchecked: list[Request] = []
+        """Requests that were admitted before any worker's limits were known."""
+        self.workers = WorkerEvents(self)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             Submitted: self._on_submitted,
             Cancelled: self._on_cancelled,
-            WorkerExpected: self._on_expected,
-            WorkerLost: self._on_lost,
-            WorkerUp: self._on_up,
-            WorkerDown: self._on_down,
-            WorkerSuspected: self._on_suspected,
-            WorkerDraining: self._on_draining,
-            Reported: self._on_reported,
             Tick: self._on_tick,
+            WorkerExpected: self.workers.on_expected,
+            WorkerLost: self.workers.on_lost,
+            WorkerUp: self.workers.on_up,
+            WorkerDown: self.workers.on_down,
+            WorkerSuspected: self.workers.on_suspected,
+            WorkerDraining: self.workers.on_draining,
+            Reported: self.workers.on_reported,
         }
 
     def handle(self, event: Event, now_s: float) -> list[Action]:
-        """Take in an event at `now_s` seconds of any steady clock; one that steps back is taken to stand still."""
-        if math.isfinite(now_s):
-            self._now_s = max(self._now_s, now_s)
+        """Take in an event; returns what has to be done, in order.
+
+        `now_s` is of any steady clock. One that steps back, or is no number, is taken to stand still.
+        """
+        if now_s >= self.now_s and now_s < math.inf:
+            self.now_s = now_s
+        elif now_s != self.now_s:
+            self.ignore("clock stepped back or is no time")
+        self.touched = set()
         self._handlers[type(event)](event)
         self._expire()
-        self._place()
-        actions, self._actions = self._actions, []
+        self._match()
+        self._press_back()
+        actions, self.actions = self.actions, []
         return actions
 
     def story(self, request_id: str) -> tuple[Entry, ...]:
-        """What happened to a request, oldest first."""
+        """What happened to a request, when and why, oldest first. Old requests are forgotten."""
         return self._journal.story(request_id)
 
-    # Requests.
+    def statistics(self, now_s: float) -> SchedulerStatistics:
+        """The whole state in numbers, as of `now_s`."""
+        return summarize(self, max(now_s, self.now_s))
+
+    def validate(self) -> None:
+        """Check the invariants: pages conserved, each request in exactly one state, no worker above its limits.
+
+        :raises AssertionError: one is broken, which is a fault of this package.
+        """
+        validate(self)
+
+    # Events of requests.
 
     def _on_submitted(self, event: Submitted) -> None:
         admission = event.admission
-        self._submitted += 1
-        known = self._requests.get(admission.request_id)
-        if known is not None:
-            if admission.attempt <= known.admission.attempt:
-                self._duplicate(known, admission)
-                return
-            self._end(known, f"attempt {known.admission.attempt} is over, attempt {admission.attempt} follows")
-        fault = _fault(admission)
+        self.counts["submitted"] += 1
+        known = self.requests.get(admission.request_id)
+        if known is not None and admission.attempt <= known.admission.attempt:
+            self._duplicate(known, admission)
+            return
+        fault = intake.fault(admission)
         if fault is not None:
-            self._refuse(admission.request_id, RefusalReason.INVALID, fault)
-        elif not self._workers and not self._expected:
-            self._refuse(admission.request_id, RefusalReason.NO_WORKER, "No worker is up and none is expected.")
-        elif self._oversized(admission):
-            self._refuse(admission.request_id, RefusalReason.OVERSIZED, self._size_message(admission))
-        elif len(self._queue) >= self.config.max_queued_requests:
-            text = f"{len(self._queue)} requests wait already, which is the bound."
-            self._refuse(admission.request_id, RefusalReason.QUEUE_FULL, text, 1.0)
+            self.refuse(admission.request_id, RefusalReason.INVALID, fault)
+            return
+        if known is not None:
+            self.end(known, "attempt {} is over, attempt {} follows", known.admission.attempt, admission.attempt)
+        limits = self.workers.known_limits()
+        if not self.workers.hopeful():
+            self.refuse(admission.request_id, RefusalReason.NO_WORKER, _NO_WORKER)
+        elif limits and not any(fits(admission, limit) for limit in limits):
+            self.refuse(admission.request_id, RefusalReason.OVERSIZED, intake.size_message(admission, limits))
+        elif len(self.queue) >= self.config.max_queued_requests and admission.attempt == 1:
+            text = f"{len(self.queue)} requests wait already, which is the bound."
+            self.refuse(admission.request_id, RefusalReason.QUEUE_FULL, text, self._retry_after_s())
         else:
             self._enqueue(admission)
+            if not limits and self._arrived is not None:
+                self.unchecked.append(self._arrived)
 
     def _duplicate(self, known: Request, admission: Admission) -> None:
         if admission == known.admission:
-            self._ignore("submitted again unchanged")
+            self.ignore("submitted again unchanged")
         elif admission.attempt < known.admission.attempt:
-            self._ignore("submission of an old attempt")
+            self.ignore("submission of an old attempt")
         else:
-            text = f"Request {admission.request_id!r} attempt {admission.attempt} is {known.state} already."
-            self._refuse(admission.request_id, RefusalReason.DUPLICATE, text)
+            text = f"Request {admission.request_id!r}, attempt {admission.attempt}, is {known.state.value} already."
+            self.refuse(admission.request_id, RefusalReason.DUPLICATE, text)
 
     def _enqueue(self, admission: Admission) -> None:
-        bound_s = self.config.max_batch_wait_s if admission.priority is Priority.BATCH else self.config.max_wait_s
         timeout_s = math.inf if admission.timeout_s is None else admission.timeout_s
-        self._order += 1
-        request = Request(admission, self._now_s, self._now_s + min(bound_s, timeout_s), self._order)
-        self._requests[admission.request_id] = self._queue[admission.request_id] = request
-        self._journal.note(admission.request_id, self._now_s, "attempt {} queued", admission.attempt)
-
-    def _refuse(self, request_id: str, reason: RefusalReason, message: str, retry_after_s: float | None = None) -> None:
-        self._refused[reason] += 1
-        self._journal.note(request_id, self._now_s, "refused ({}): {}", reason.value, message)
-        self._actions.append(Refuse(Refusal(request_id, reason, message, retry_after_s)))
-
-    def _ignore(self, reason: str) -> None:
-        self._ignored[reason] += 1
-
-    def _oversized(self, admission: Admission) -> bool:
-        limits = self._known_limits()
-        return bool(limits) and not any(fits(admission, limit) for limit in limits)
-
-    def _known_limits(self) -> list[WorkerLimits]:
-        return [w.limits for w in self._workers.values()] + [limit for limit in self._expected.values() if limit]
-
-    def _size_message(self, admission: Admission) -> str:
-        limits = self._known_limits()
-        tokens = admission.prompt_tokens + admission.max_new_tokens
-        return (
-            f"{admission.prompt_tokens} prompt tokens and {admission.max_new_tokens} new ones need "
-            f"{pages_needed(tokens)} pages of 256 tokens; the largest worker has {max(x.total_pages for x in limits)} "
-            f"pages and a context of {max(x.context_tokens for x in limits)} tokens."
+        expected = self.lengths.expected(admission.tenant, admission.max_new_tokens)
+        request = Request(
+            admission=admission,
+            arrived_s=self.now_s,
+            deadline_s=self.now_s + min(self._bound_s(admission), timeout_s),
+            expected_tokens=expected,
+            work=0.0,
         )
+        request.work = self.waits.work(admission.prompt_tokens, expected, request.own_pages, self.now_s)
+        request.work_ahead = self.queue.work_ahead(request)
+        self.requests[request.request_id] = self._arrived = request
+        self.queue.push(request)
+        self.note(request, "attempt {} queued as {}", admission.attempt, admission.priority.value)
+
+    def _bound_s(self, admission: Admission) -> float:
+        batch = admission.priority is Priority.BATCH
+        return self.config.max_batch_wait_s if batch else self.config.max_wait_s
+
+    def _retry_after_s(self) -> float:
+        return self.waits.retry_after_s(self.waits.wait_s(self.queue.work, None), self.config.max_wait_s)
 
     def _on_cancelled(self, event: Cancelled) -> None:
-        request = self._requests.get(event.request_id)
+        request = self.requests.get(event.request_id)
         if request is None:
-            self._ignore("cancellation of an unknown request")
+            self.ignore("cancellation of an unknown request")
             return
-        self._cancelled += 1
-        self._end(request, "cancelled")
-
-    def _end(self, request: Request, why: str) -> None:
-        """Forget a request and give back what it holds."""
-        del self._requests[request.request_id]
-        self._queue.pop(request.request_id, None)
-        worker = request.worker
-        if worker is not None and request.booking is not None:
-            worker.ledger.release(request.booking)
-            worker.outstanding_tokens -= request.tokens
-            del worker.attempts[request.request_id]
-            self._stop_if_empty(worker)
-        self._journal.note(request.request_id, self._now_s, "{}", why)
-
-    # Workers.
-
-    def _on_expected(self, event: WorkerExpected) -> None:
-        self._expected.setdefault(event.slot_name, None)
-
-    def _on_lost(self, event: WorkerLost) -> None:
-        for worker in [w for w in self._workers.values() if w.slot_name == event.slot_name]:
-            self._remove(worker, event.reason)
-        self._expected.pop(event.slot_name, None)
-        self._refuse_all_if_hopeless()
-
-    def _refuse_all_if_hopeless(self) -> None:
-        if self._expected or any(w.status is not WorkerStatus.DRAINING for w in self._workers.values()):
-            return
-        for request in list(self._queue.values()):
-            self._end(request, "no worker is left")
-            self._refuse(request.request_id, RefusalReason.NO_WORKER, "No worker is up and none is expected.")
-
-    def _on_up(self, event: WorkerUp) -> None:
-        if event.worker_id in self._workers:
-            self._ignore("worker that is up already came up")
-            return
-        for old in [w for w in self._workers.values() if w.slot_name == event.slot_name]:
-            self._remove(old, f"replaced by {event.worker_id}")
-        self._expected.pop(event.slot_name, None)
-        index = self._free_indexes.pop() if self._free_indexes else len(self._workers)
-        ledger = Ledger(event.limits.total_pages, 1 << index, self._known, self._referenced)
-        ledger.add_resident(event.resident_pages)
-        worker = Worker(event.worker_id, event.slot_name, event.limits, ledger, index, event.sequence)
-        self._workers[event.worker_id] = worker
-        for running in event.running:
-            self._adopt(worker, running.admission)
-
-    def _adopt(self, worker: Worker, admission: Admission) -> None:
-        known = self._requests.get(admission.request_id)
-        if known is not None and known.admission.attempt > admission.attempt:
-            self._ignore("worker runs an old attempt")
-            return
-        if known is not None:
-            self._end(known, "runs already")
-        self._order += 1
-        request = Request(admission, self._now_s, math.inf, self._order)
-        self._requests[admission.request_id] = request
-        self._book(request, worker)
-        request.state = RequestState.RUNNING
-        self._journal.note(admission.request_id, self._now_s, "runs on {}", worker.worker_id)
-
-    def _on_down(self, event: WorkerDown) -> None:
-        worker = self._workers.get(event.worker_id)
-        if worker is None:
-            self._ignore("unknown worker went down")
-            return
-        self._remove(worker, event.reason)
-        self._expected[worker.slot_name] = worker.limits
-
-    def _remove(self, worker: Worker, reason: str) -> None:
-        del self._workers[worker.worker_id]
-        worker.stop_asked = True
-        for request in list(worker.attempts.values()):
-            self._end(request, f"worker {worker.worker_id} is down: {reason}")
-        worker.ledger.close()
-        self._free_indexes.append(worker.index)
-
-    def _on_suspected(self, event: WorkerSuspected) -> None:
-        worker = self._workers.get(event.worker_id)
-        if worker is None or worker.status is WorkerStatus.SUSPECT:
-            self._ignore("suspicion of an unknown or suspected worker")
-            return
-        if worker.status is WorkerStatus.UP:
-            worker.status = WorkerStatus.SUSPECT
-        self._actions.append(Probe(worker.worker_id))
-
-    def _on_draining(self, event: WorkerDraining) -> None:
-        worker = self._workers.get(event.worker_id)
-        if worker is None or worker.status is WorkerStatus.DRAINING:
-            self._ignore("draining of an unknown or draining worker")
-            return
-        worker.status = WorkerStatus.DRAINING
-        self._stop_if_empty(worker)
-        self._refuse_all_if_hopeless()
-
-    def _stop_if_empty(self, worker: Worker) -> None:
-        if worker.status is WorkerStatus.DRAINING and not worker.attempts and not worker.stop_asked:
-            worker.stop_asked = True
-            self._actions.append(StopWorker(worker.worker_id))
-
-    def _on_reported(self, event: Reported) -> None:
-        report = event.report
-        worker = self._workers.get(report.worker_id)
-        if worker is None:
-            self._ignore("report of an unknown worker")
-            return
-        if worker.status is WorkerStatus.SUSPECT:
-            worker.status = WorkerStatus.UP
-        if report.sequence <= worker.sequence:
-            self._ignore("report came twice")
-            return
-        self._reconcile_pages(worker, report)
-        worker.sequence = report.sequence
-        for started in report.started:
-            request = worker.attempts.get(started.request_id)
-            if request is None or request.admission.attempt != started.attempt:
-                self._ignore("start of an attempt that is not booked")
-                continue
-            request.state = RequestState.RUNNING
-        for done in report.finished:
-            request = worker.attempts.get(done.request_id)
-            if request is None or request.admission.attempt != done.attempt:
-                self._ignore("end of an attempt that is not booked")
-                continue
-            self._finished += 1
-            self._end(request, f"finished after {done.completion_tokens} tokens")
-
-    def _reconcile_pages(self, worker: Worker, report: StepReport) -> None:
-        if report.full:
-            worker.ledger.replace_resident(report.pages_added)
-            worker.resync_asked = False
-            return
-        if report.sequence != worker.sequence + 1 and not worker.resync_asked:
-            worker.resync_asked = True
-            self._actions.append(Resync(worker.worker_id))
-        worker.ledger.add_resident(report.pages_added)
-        worker.ledger.remove_resident(report.pages_evicted)
-
-    # Time and placement.
+        self.counts["cancelled"] += 1
+        self.end(request, "cancelled while {}", request.state.value)
 
     def _on_tick(self, event: Tick) -> None:
-        for worker in self._workers.values():
-            for request in list(worker.attempts.values()):
-                overdue = self._now_s - request.granted_s > self.config.start_lease_s
-                if request.state is RequestState.GRANTED and overdue:
-                    self._end(request, f"its start on {worker.worker_id} was never confirmed")
+        self.workers.expire_leases()
+        self.fleet.age_releases()
+        self.touched = None
+
+    # What follows every event.
 
     def _expire(self) -> None:
-        for request in [r for r in self._queue.values() if r.deadline_s <= self._now_s]:
-            waited_s = self._now_s - request.arrived_s
-            self._end(request, "deadline")
-            text = f"It waited {waited_s:.1f} s without a place, which is its time limit."
-            self._refuse(request.request_id, RefusalReason.DEADLINE, text)
+        for request in self.queue.expired(self.now_s):
+            waited_s = self.now_s - request.arrived_s
+            timeout_s = request.admission.timeout_s
+            self.end(request, "waited {:.1f} s, which is its limit", waited_s)
+            if timeout_s is not None and waited_s >= timeout_s:
+                text = f"It waited {waited_s:.1f} s for a worker; its own time limit was {timeout_s:.1f} s."
+                self.refuse(request.request_id, RefusalReason.DEADLINE, text)
+            else:
+                text = f"It waited {waited_s:.1f} s for a worker, the longest that a request may."
+                self.refuse(request.request_id, RefusalReason.WAIT_TOO_LONG, text, self._retry_after_s())
 
-    def _place(self) -> None:
-        if not self._workers:
+    def _match(self) -> None:
+        if not self.queue or not len(self.fleet):
             return
-        for looked_at, request in enumerate(list(self._queue.values())):
-            if looked_at >= LOOKAHEAD:
-                return
-            worker = self._choose(request)
-            if worker is not None:
-                self._start(request, worker)
+        for match in self.matchmaker.matches(self.now_s, self.touched):
+            self._start(match)
 
-    def _choose(self, request: Request) -> Worker | None:
-        able = [w for w in self._workers.values() if fits(request.admission, w.limits)]
-        preferred = [w for w in able if w.worker_id not in request.admission.excluded_workers]
-        ready = [w for w in preferred or able if w.status is WorkerStatus.UP and self._startable(request, w)]
-        return min(ready, key=lambda w: (w.outstanding_tokens, w.index), default=None)
-
-    def _startable(self, request: Request, worker: Worker) -> bool:
-        taken = worker.ledger.pages_to_take(worker.pages_for(request), request.admission.page_hashes)
-        return worker.free_slots > 0 and taken <= worker.ledger.free_pages
-
-    def _start(self, request: Request, worker: Worker) -> None:
-        del self._queue[request.request_id]
-        self._started += 1
+    def _start(self, match: Match) -> None:
+        request, worker = match
         admission = request.admission
-        hits = self._known.leading(admission.page_hashes, 1 << worker.index)
-        self._prompt_tokens += admission.prompt_tokens
-        self._hit_tokens += hits * 256
-        self._book(request, worker)
-        request.state = RequestState.GRANTED
-        self._journal.note(
-            request.request_id,
-            self._now_s,
-            "attempt {} granted on {}, {} of its {} prompt pages are resident",
+        waited_s = self.now_s - request.arrived_s
+        if request is not self._arrived:
+            self.waits.started(request.estimated_wait_s, waited_s)
+        pages = self.fleet.known.leading(admission.page_hashes, 1 << worker.index)
+        miss_tokens = admission.prompt_tokens - pages * PAGE_TOKENS
+        self._leave_queue(request)
+        self.queue.charge_start(request, miss_tokens)
+        self.waits.prefilled(admission.prompt_tokens, miss_tokens)
+        self.counts["started"] += 1
+        self.counts["prompt_tokens"] += admission.prompt_tokens
+        self.counts["prefix_hit_tokens"] += pages * PAGE_TOKENS
+        self.book(request, worker, RequestState.GRANTED, pages * PAGE_TOKENS)
+        self.note(
+            request,
+            "attempt {} granted on {} after {:.3f} s: {} of {} prompt pages are there, {} others run, {} pages are left",
             admission.attempt,
             worker.worker_id,
-            hits,
+            waited_s,
+            pages,
             len(admission.page_hashes),
+            len(worker.attempts) - 1,
+            worker.ledger.free_pages,
         )
-        self._actions.append(Start(Grant(request.request_id, admission.attempt, worker.worker_id)))
+        self.actions.append(Start(Grant(request.request_id, admission.attempt, worker.worker_id)))
 
-    def _book(self, request: Request, worker: Worker) -> None:
-        request.worker = worker
-        request.granted_s = self._now_s
-        request.booking, _ = worker.ledger.book(worker.pages_for(request), request.admission.page_hashes)
-        worker.outstanding_tokens += request.tokens
-        worker.attempts[request.request_id] = request
-
-    def statistics(self, now_s: float) -> SchedulerStatistics:
-        """The whole state in numbers at `now_s`."""
-        oldest_s = min((r.arrived_s for r in self._queue.values()), default=now_s)
-        return SchedulerStatistics(
-            policy=self.config.policy,
-            now_s=now_s,
-            queued_requests=Counter(r.admission.priority for r in self._queue.values()),
-            running_requests=len(self._requests) - len(self._queue),
-            oldest_wait_s=max(now_s - oldest_s, 0.0),
-            estimated_wait_s=0.0,
-            submitted=self._submitted,
-            started=self._started,
-            finished=self._finished,
-            cancelled=self._cancelled,
-            refused=dict(self._refused),
-            ignored=dict(self._ignored),
-            prompt_tokens=self._prompt_tokens,
-            prefix_hit_tokens=self._hit_tokens,
-            est_wait_error=WaitErrorStatistics(),
-            workers=tuple(_worker_statistics(w) for w in self._workers.values()),
-            tenants=(),
-            expected_slots=tuple(self._expected),
+    def _press_back(self) -> None:
+        """Refuse the request that just arrived if it would wait too long."""
+        request, self._arrived = self._arrived, None
+        if request is None or request not in self.queue:
+            return
+        place_wait_s = request.place_wait_s if request.wants >= 0 else None
+        if place_wait_s is not None:
+            self.waits.looked(place_wait_s)
+        request.estimated_wait_s = self.waits.wait_s(request.work_ahead, place_wait_s)
+        bound_s = request.deadline_s - request.arrived_s
+        if request.estimated_wait_s <= bound_s or request.admission.attempt > 1 or not len(self.fleet):
+            return
+        text = (
+            f"It would wait about {request.estimated_wait_s:.1f} s for a worker, with {len(self.queue) - 1} other "
+            f"requests waiting; {bound_s:.1f} s are the most it may."
         )
+        retry_after_s = self.waits.retry_after_s(request.estimated_wait_s, bound_s)
+        self.end(request, "not admitted")
+        self.refuse(request.request_id, RefusalReason.WAIT_TOO_LONG, text, retry_after_s)
 
+    # The only places where a request changes its state.
 
-def _worker_statistics(worker: Worker) -> WorkerStatistics:
-    return WorkerStatistics(
-        worker_id=worker.worker_id,
-        slot_name=worker.slot_name,
-        state=worker.status.value,
-        attempts=len(worker.attempts),
-        max_batch_size=worker.limits.max_batch_size,
-        total_pages=worker.ledger.total_pages,
-        free_pages=worker.ledger.free_pages,
-        resident_pages=len(worker.ledger.resident),
-        pending_prefill_tokens=0,
-        step_base_s=0.0,
-        step_per_job_s=0.0,
-        prefill_s_per_token=0.0,
-    )
+    def book(self, request: Request, worker: Worker, state: RequestState, cached_tokens: int) -> None:
+        """Enter a request into a worker's books as GRANTED or RUNNING."""
+        worker.book(request, self.now_s, cached_tokens)
+        request.state = state
+        self.fleet.changed(worker)
 
+    def end(self, request: Request, why: str, *values: object) -> None:
+        """Forget a request, in whatever state it is, and give back all that it holds."""
+        del self.requests[request.request_id]
+        worker = request.worker
+        if worker is None:
+            self._leave_queue(request)
+        else:
+            worker.release(request)
+            self.room_appeared(worker)
+        self.note(request, why, *values)
 
-def _fault(admission: Admission) -> str | None:
-    """What is wrong with an admission, or None."""
-    if admission.attempt < 1:
-        return f"attempt must be at least 1, not {admission.attempt}."
-    if admission.prompt_tokens < 1:
-        return f"prompt_tokens must be at least 1, not {admission.prompt_tokens}."
-    if admission.max_new_tokens < 1:
-        return f"max_new_tokens must be at least 1, not {admission.max_new_tokens}."
-    if admission.timeout_s is not None and not admission.timeout_s > 0:
-        return f"timeout_s must be above 0, not {admission.timeout_s}."
-    pages = len(admission.page_hashes)
-    if pages > (admission.prompt_tokens - 1) // 256:
-        return f"{pages} page hashes are too many for {admission.prompt_tokens} prompt tokens."
-    if len(set(admission.page_hashes)) != pages:
-        return "A page hash occurs twice."
-    return None
+    def _leave_queue(self, request: Request) -> None:
+        self.queue.remove(request)
+        index = self.matchmaker.forget(request)
+        if index is not None and self.touched is not None:
+            self.touched.add(index)
+
+    def refuse_oversized(self) -> None:
+        """A worker came up: refuse whoever was admitted while nobody knew the limits and turns out not to fit."""
+        limits = self.workers.known_limits()
+        for request in self.unchecked:
+            if request in self.queue and not any(fits(request.admission, limit) for limit in limits):
+                self.end(request, "fits no worker")
+                text = intake.size_message(request.admission, limits)
+                self.refuse(request.request_id, RefusalReason.OVERSIZED, text)
+        self.unchecked.clear()
+
+    def refuse_all(self) -> None:
+        """Nobody will ever come: refuse whoever waits."""
+        for request in list(self.queue):
+            self.end(request, "no worker is left")
+            self.refuse(request.request_id, RefusalReason.NO_WORKER, _NO_WORKER)
+
+    def refuse(self, request_id: str, reason: RefusalReason, message: str, retry_after_s: float | None = None) -> None:
+        """Tell a front no. The request must not be known any more, or belong to another submission."""
+        self.refused[reason] += 1
+        self._journal.note(request_id, self.now_s, "refused ({}): {}", reason.value, message)
+        self.actions.append(Refuse(Refusal(request_id, reason, message, retry_after_s)))
+
+    def room_appeared(self, worker: Worker) -> None:
+        """A worker has more room than before, or another status."""
+        self.fleet.changed(worker)
+        if self.touched is not None:
+            self.touched.add(worker.index)
+        self.workers.stop_if_empty(worker)
+
+    def note(self, request: Request, template: str, *values: object) -> None:
+        """Add a line to a request's story."""
+        self._journal.note(request.request_id, self.now_s, template, *values)
+
+    def ignore(self, reason: str) -> None:
+        """Count an event, or a part of one, that made no sense."""
+        self.ignored[reason] += 1

@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from actors.messages import Admission, WorkerLimits
+from actors.messages import Admission, Priority, WorkerLimits
 from actors.paging import pages_needed
+from actors.scheduling.estimates import StepModel
 from actors.scheduling.ledger import Booking, Ledger
+
+RESIDUAL_SHARE = 0.25
+"""A completion that has reached its expected length is expected to go on for this share of it again."""
+
+
+PEAK_HALF_LIFE_S = 20.0
+"""Half-life of the memory of how much room foreground requests took on a worker."""
 
 
 class RequestState(StrEnum):
@@ -27,23 +35,54 @@ class WorkerStatus(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A request that waits or runs."""
+    """A request that waits or runs. Its identity is the object: two attempts of one id are two of these."""
 
     admission: Admission
     arrived_s: float
     deadline_s: float
     """When it is given up in the queue: its own time limit or the bound on waits, whichever is earlier."""
-    order: int
-    """Counts requests in order of arrival."""
+    expected_tokens: float
+    """Output that is expected of it."""
+    work: float
+    """Worker-seconds that it will take, as a share of a mean worker: what a queue of such requests adds to a wait."""
     state: RequestState = RequestState.QUEUED
-    worker: Worker | None = None
-    booking: Booking | None = None
-    granted_s: float = 0.0
+    request_id: str = ""
+    foreground: bool = True
+
+    # While it waits.
+    looked_at: int = 0
+    """The round of placement that saw it last."""
+    scored: bool = False
+    """It was put before all workers at least once."""
+    wants: int = -1
+    """Index of the worker it is held for; -1: none."""
+    place_wait_s: float = 0.0
+    """Time until that worker was expected to have room for it, when it was last scored."""
+    own_pages: int = 0
+    """Pages it holds when it runs, those it may share included, on a worker without reserve."""
+    skipped: int = 0
+    """Requests that came after it in fair order and were started before it."""
+    reserves: int = -1
+    """Index of the worker that is kept for it, once it was skipped too often."""
+    work_ahead: float = 0.0
+    """Worker-seconds that were before it when it arrived."""
     estimated_wait_s: float = 0.0
 
-    @property
-    def request_id(self) -> str:
-        return self.admission.request_id
+    # While it is granted or runs.
+    worker: Worker | None = None
+    booking: Booking | None = None
+    taken_pages: int = 0
+    """Pages it took from the free ones when it was booked."""
+    granted_s: float = 0.0
+    first_token_s: float | None = None
+    prefill_left_tokens: int = 0
+    charged_tokens: float = 0.0
+    """What its tenant was charged ahead for output, see `FairQueue`."""
+
+    def __post_init__(self) -> None:
+        self.request_id = self.admission.request_id
+        self.foreground = self.admission.priority is not Priority.BATCH
+        self.own_pages = pages_needed(self.tokens)
 
     @property
     def tokens(self) -> int:
@@ -60,20 +99,109 @@ class Worker:
     ledger: Ledger
     index: int
     sequence: int
+    model: StepModel
     status: WorkerStatus = WorkerStatus.UP
     attempts: dict[str, Request] = field(default_factory=dict)
     """Granted and running requests by id."""
-    resync_asked: bool = False
+    prefilling: dict[str, Request] = field(default_factory=dict)
+    """Those of them that have not emitted a token yet, in order of their grants."""
+    resync_asked_s: float | None = None
     stop_asked: bool = False
     outstanding_tokens: int = 0
+    pending_prefill_tokens: int = 0
+    foreground_pages: int = 0
+    foreground_slots: int = 0
+    background_prefills: int = 0
+    peak_pages: float = 0.0
+    peak_slots: float = 0.0
+    peak_at_s: float = 0.0
 
     @property
     def free_slots(self) -> int:
         return self.limits.max_batch_size - len(self.attempts)
 
-    def pages_for(self, request: Request) -> int:
-        """Pages in all that an attempt of the request holds here."""
-        return pages_needed(request.tokens + self.limits.reserve_tokens)
+    def could_start(self, request: Request) -> bool:
+        """Whether there are pages and a slot for the request now."""
+        if len(self.attempts) >= self.limits.max_batch_size or self.status is not WorkerStatus.UP:
+            return False
+        pages = pages_needed(request.tokens + self.limits.reserve_tokens)
+        return self.ledger.pages_to_take(pages, request.admission.page_hashes) <= self.ledger.free_pages
+
+    def book(self, request: Request, now_s: float, cached_tokens: int) -> None:
+        """Enter an attempt into the books. It leaves them by `release`."""
+        request.worker, request.granted_s = self, now_s
+        pages = pages_needed(request.tokens + self.limits.reserve_tokens)
+        request.booking, request.taken_pages = self.ledger.book(pages, request.admission.page_hashes)
+        request.prefill_left_tokens = max(request.admission.prompt_tokens - cached_tokens, 1)
+        self.attempts[request.request_id] = self.prefilling[request.request_id] = request
+        self.pending_prefill_tokens += request.prefill_left_tokens
+        self.outstanding_tokens += request.tokens
+        if request.foreground:
+            self.foreground_pages += request.taken_pages
+            self.foreground_slots += 1
+            fade = 0.5 ** ((now_s - self.peak_at_s) / PEAK_HALF_LIFE_S)
+            self.peak_pages = max(self.peak_pages * fade, self.foreground_pages)
+            self.peak_slots = max(self.peak_slots * fade, self.foreground_slots)
+            self.peak_at_s = now_s
+        else:
+            self.background_prefills += 1
+
+    def release(self, request: Request) -> None:
+        """Give back everything that `book` took."""
+        assert request.booking is not None
+        self.prefilled(request)
+        del self.attempts[request.request_id]
+        self.ledger.release(request.booking)
+        self.outstanding_tokens -= request.tokens
+        if request.foreground:
+            self.foreground_pages -= request.taken_pages
+            self.foreground_slots -= 1
+        request.worker = request.booking = None
+
+    def prefilled(self, request: Request) -> None:
+        """The attempt's prompt is computed, or will never be."""
+        if self.prefilling.pop(request.request_id, None) is not None:
+            self.pending_prefill_tokens -= request.prefill_left_tokens
+            request.prefill_left_tokens = 0
+            if not request.foreground:
+                self.background_prefills -= 1
+
+    def progress_prefill(self, tokens: int) -> None:
+        """So many prompt tokens were computed: they are taken to belong to the attempts that came first."""
+        for request in self.prefilling.values():
+            if tokens <= 0:
+                return
+            done = min(tokens, request.prefill_left_tokens)
+            request.prefill_left_tokens -= done
+            self.pending_prefill_tokens -= done
+            tokens -= done
+
+    def cached(self, request: Request, cached_tokens: int) -> None:
+        """The engine found more of the prompt resident than the books had foreseen."""
+        left = max(request.admission.prompt_tokens - cached_tokens, 0)
+        if left < request.prefill_left_tokens:
+            self.pending_prefill_tokens -= request.prefill_left_tokens - left
+            request.prefill_left_tokens = left
+
+    def expected_ends(self, now_s: float) -> list[tuple[float, int]]:
+        """(time, pages given back) of each attempt's expected end, earliest first."""
+        times = self.model.times
+        step_s = max(times.step_s(len(self.attempts)), 1e-6)
+        prefill_s = self.pending_prefill_tokens * times.prefill_s
+        ends = []
+        for request in self.attempts.values():
+            expected = request.expected_tokens
+            if request.first_token_s is None:
+                end_s = now_s + prefill_s + expected * step_s
+            else:
+                done = (now_s - request.first_token_s) / step_s
+                left = max(
+                    expected - done, min(RESIDUAL_SHARE * expected, request.admission.max_new_tokens - done), 1.0
+                )
+                end_s = now_s + left * step_s
+            ends.append((end_s, request.taken_pages))
+        ends.sort()
+        return ends
 
 
 def fits(admission: Admission, limits: WorkerLimits) -> bool:

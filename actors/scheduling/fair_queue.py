@@ -1,0 +1,280 @@
+"""Who is next: classes in order, tenants inside a class by what they were served.
+
+Inside a class a virtual counter per tenant grows with what the tenant is served: uncached prompt tokens x 1, output
+tokens x 2, divided by its weight. The lowest counter is next; a tenant that comes back after a pause starts at the
+lowest of those who wait, so a pause earns no credit. (VTC: Sheng et al., Fairness in Serving Large Language Models,
+OSDI'24.) Output is charged ahead with its expected length and settled when the attempt ends.
+
+A class below the first is served first as soon as it has been promised enough tokens: while it waits, every token of
+the others' service earns it a small share. So nothing above can starve it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+from actors.messages import Priority
+from actors.scheduling.records import Request
+
+OUTPUT_WEIGHT = 2.0
+"""An output token counts as so many input tokens (VTC's default)."""
+TRICKLE = {Priority.INTERACTIVE: 0.0, Priority.DEFAULT: 0.1, Priority.BATCH: 0.02}
+"""Share of service that is guaranteed to a class that waits behind better ones."""
+MAX_IDLE_TENANTS = 4096
+"""Tenants without a waiting request whose counters are remembered, per class."""
+CLASSES = (Priority.INTERACTIVE, Priority.DEFAULT, Priority.BATCH)
+
+
+@dataclass(slots=True)
+class _Tenant:
+    name: str
+    weight: float
+    counter: float = 0.0
+    listed: float | None = None
+    """Its counter as its valid entry in the heap has it; None: it has none."""
+    requests: OrderedDict[str, Request] = field(default_factory=OrderedDict)
+    work: float = 0.0
+
+
+class _ClassQueue:
+    """The tenants of one class. The heap holds one valid entry per tenant that waits; others in it are outdated."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = weights
+        self.tenants: dict[str, _Tenant] = {}
+        self._idle: OrderedDict[str, None] = OrderedDict()
+        self._floor = 0.0
+        """Where a tenant starts when nobody waits: the counter of the last one that did."""
+        self._heap: list[tuple[float, str]] = []
+        self.requests = 0
+        self.waiting_tenants = 0
+        self.waiting_weight = 0.0
+        self.work = 0.0
+        self.credit_tokens = 0.0
+
+    def push(self, request: Request, *, first: bool) -> None:
+        name = request.admission.tenant
+        tenant = self.tenants.get(name)
+        if tenant is None:
+            tenant = self.tenants[name] = _Tenant(name, self.weight(name))
+        if not tenant.requests:
+            lowest = self.first()
+            tenant.counter = max(tenant.counter, self._floor if lowest is None else lowest.counter)
+            self._idle.pop(name, None)
+            self.waiting_tenants += 1
+            self.waiting_weight += tenant.weight
+        tenant.requests[request.request_id] = request
+        if first:
+            tenant.requests.move_to_end(request.request_id, last=False)
+        tenant.work += request.work
+        self.work += request.work
+        self.requests += 1
+        if tenant.listed is None:
+            self._list(tenant)
+
+    def weight(self, name: str) -> float:
+        return self._weights.get(name, 1.0)
+
+    def _list(self, tenant: _Tenant) -> None:
+        tenant.listed = tenant.counter
+        heapq.heappush(self._heap, (tenant.counter, tenant.name))
+        if len(self._heap) > 4 * self.waiting_tenants + 64:
+            valid = {t.name: t.counter for t in self.tenants.values() if t.listed is not None and t.requests}
+            for name, counter in valid.items():
+                self.tenants[name].listed = counter
+            self._heap = [(counter, name) for name, counter in valid.items()]
+            heapq.heapify(self._heap)
+
+    def first(self) -> _Tenant | None:
+        """The waiting tenant with the lowest counter; brings the top of the heap up to date."""
+        while self._heap:
+            listed, name = self._heap[0]
+            tenant = self.tenants.get(name)
+            if tenant is None or tenant.listed != listed:
+                heapq.heappop(self._heap)
+            elif not tenant.requests:
+                heapq.heappop(self._heap)
+                tenant.listed = None
+            elif tenant.counter != listed:
+                tenant.listed = tenant.counter
+                heapq.heapreplace(self._heap, (tenant.counter, name))
+            else:
+                return tenant
+        return None
+
+    def remove(self, request: Request) -> None:
+        tenant = self.tenants[request.admission.tenant]
+        del tenant.requests[request.request_id]
+        tenant.work -= request.work
+        self.work -= request.work
+        self.requests -= 1
+        if not tenant.requests:
+            self._rest(tenant)
+        if not self.requests:
+            self.work = self.waiting_weight = self.credit_tokens = 0.0
+            self._floor = tenant.counter
+
+    def _rest(self, tenant: _Tenant) -> None:
+        tenant.work = 0.0
+        self.waiting_tenants -= 1
+        self.waiting_weight -= tenant.weight
+        self._idle[tenant.name] = None
+        if len(self._idle) > MAX_IDLE_TENANTS:
+            del self.tenants[self._idle.popitem(last=False)[0]]
+
+    def charge(self, name: str, tokens: float) -> None:
+        tenant = self.tenants.get(name)
+        if tenant is None:
+            return
+        tenant.counter += tokens / tenant.weight
+        if tokens < 0 and tenant.listed is not None:
+            self._list(tenant)
+
+    def candidates(self, most: int, round_: int) -> Iterator[Request]:
+        """Requests in fair order, each once, at most `most` that stay. The caller may remove the one it was given."""
+        window, aside = most, []
+        try:
+            while most > 0 and (tenant := self.first()) is not None:
+                depth = min(max(2, window // self.waiting_tenants), most)
+                fresh = [r for r in islice(tenant.requests.values(), window) if r.looked_at != round_]
+                for request in fresh[:depth]:
+                    request.looked_at = round_
+                    yield request
+                    if request.request_id not in tenant.requests:
+                        break
+                    most -= 1
+                else:
+                    tenant.listed = None
+                    aside.append(tenant)
+        finally:
+            for tenant in aside:
+                if tenant.listed is None:
+                    self._list(tenant)
+
+
+class FairQueue:
+    """All waiting requests."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._classes = {priority: _ClassQueue(weights) for priority in CLASSES}
+        self._deadlines: list[tuple[float, int, Request]] = []
+        self._pushes = 0
+        self._round = 0
+        self._requests: dict[str, Request] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __contains__(self, request: Request) -> bool:
+        return self._requests.get(request.request_id) is request
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests.values())
+
+    def push(self, request: Request) -> None:
+        """Add a request behind its tenant's others; one that ran before (attempt 2 and later) goes before them."""
+        self._requests[request.request_id] = request
+        self._classes[request.admission.priority].push(request, first=request.admission.attempt > 1)
+        self._pushes += 1
+        heapq.heappush(self._deadlines, (request.deadline_s, self._pushes, request))
+
+    def remove(self, request: Request) -> None:
+        del self._requests[request.request_id]
+        self._classes[request.admission.priority].remove(request)
+
+    def expired(self, now_s: float) -> list[Request]:
+        """Requests whose deadline has passed; they are still in the queue, and told only once."""
+        late = []
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            request = heapq.heappop(self._deadlines)[2]
+            if request in self:
+                late.append(request)
+        self._compact()
+        return late
+
+    def _compact(self) -> None:
+        """Requests that left early leave their deadline behind: sweep once they are the most."""
+        if len(self._deadlines) > 2 * len(self._requests) + 64:
+            self._deadlines = [entry for entry in self._deadlines if entry[2] in self]
+            heapq.heapify(self._deadlines)
+
+    def charge_start(self, request: Request, uncached_tokens: int) -> None:
+        """Charge a tenant for a request that starts: its uncached prompt and its expected output."""
+        request.charged_tokens = OUTPUT_WEIGHT * request.expected_tokens
+        tokens = uncached_tokens + request.charged_tokens
+        priority = request.admission.priority
+        self._classes[priority].charge(request.admission.tenant, tokens)
+        for other, queue in self._classes.items():
+            if other is priority:
+                queue.credit_tokens = max(queue.credit_tokens - tokens, 0.0)
+            elif queue.requests:
+                queue.credit_tokens += TRICKLE[other] / (1.0 - TRICKLE[other]) * tokens
+
+    def settle(self, request: Request, output_tokens: float) -> None:
+        """Correct what was charged ahead by the output there really was."""
+        queue = self._classes[request.admission.priority]
+        queue.charge(request.admission.tenant, OUTPUT_WEIGHT * output_tokens - request.charged_tokens)
+        request.charged_tokens = OUTPUT_WEIGHT * output_tokens
+
+    def candidates(self, most: int) -> Iterator[Request]:
+        """Requests in the order in which they should be looked at, at most `most` of each class that stay."""
+        self._round += 1
+        for priority in self._order():
+            yield from self._classes[priority].candidates(most, self._round)
+
+    def _order(self) -> list[Priority]:
+        due = [p for p in CLASSES if self._is_due(self._classes[p])]
+        return due + [p for p in CLASSES if p not in due]
+
+    @staticmethod
+    def _is_due(queue: _ClassQueue) -> bool:
+        tenant = queue.first() if queue.credit_tokens > 0.0 else None
+        if tenant is None:
+            return False
+        head = next(iter(tenant.requests.values()))
+        return queue.credit_tokens >= head.admission.prompt_tokens + OUTPUT_WEIGHT * head.expected_tokens
+
+    def work_ahead(self, request: Request) -> float:
+        """Worker-seconds that will be served before a request that comes now: all of better classes, and of its own
+        class its tenant's own work at the tenant's share, if that is less than all of it."""
+        priority = request.admission.priority
+        better = sum(self._classes[p].work for p in CLASSES[: CLASSES.index(priority)])
+        queue = self._classes[priority]
+        tenant = queue.tenants.get(request.admission.tenant)
+        if tenant is None or not tenant.requests:
+            return better + min(queue.work, queue.waiting_tenants * request.work)
+        return better + min(queue.work, tenant.work * queue.waiting_weight / tenant.weight)
+
+    @property
+    def work(self) -> float:
+        """Worker-seconds of all that waits."""
+        return sum(queue.work for queue in self._classes.values())
+
+    def validate(self) -> None:
+        """Check that the tenants' queues hold what the whole queue does, and that every tenant who waits is listed.
+
+        :raises AssertionError: something was lost.
+        """
+        for queue in self._classes.values():
+            waiting = [tenant for tenant in queue.tenants.values() if tenant.requests]
+            assert queue.waiting_tenants == len(waiting), "the number of tenants who wait is wrong"
+            assert queue.requests == sum(len(tenant.requests) for tenant in waiting), "the number of requests is wrong"
+            assert all(tenant.listed is not None for tenant in waiting), "a tenant who waits is not listed"
+            for tenant in waiting:
+                assert all(self._requests.get(i) is r for i, r in tenant.requests.items()), "a request was lost"
+        assert len(self) == sum(self.counts().values()), "the classes do not add up"
+
+    def counts(self) -> dict[Priority, int]:
+        return {priority: queue.requests for priority, queue in self._classes.items()}
+
+    def tenants(self) -> list[tuple[Priority, str, int, float]]:
+        """(class, tenant, waiting requests, counter) of all tenants that are remembered."""
+        return [
+            (priority, tenant.name, len(tenant.requests), tenant.counter)
+            for priority, queue in self._classes.items()
+            for tenant in queue.tenants.values()
+        ]

@@ -1,0 +1,110 @@
+"""Which waiting requests start where, now: fair order, bounded skip-ahead, and workers kept for those skipped often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from actors.scheduling.fair_queue import FairQueue
+from actors.scheduling.fleet import Fleet
+from actors.scheduling.placement import Placement
+from actors.scheduling.policies import Policy
+from actors.scheduling.records import Request, Worker
+
+LOOKAHEAD = 16
+"""Waiting requests of a class that are looked at when room appears."""
+MAX_SKIPS = 16
+"""Later requests that may start on the worker a request waits for; then the worker is kept for it."""
+SCORES_PER_EVENT = 16_000
+"""Pairs (request, worker) that may be scored for one event; what is left over waits for the next one."""
+
+
+class Match(NamedTuple):
+    """Start this request on this worker; `resident_pages` of its prompt are there already."""
+
+    request: Request
+    worker: Worker
+
+
+class Matchmaker:
+    """Matches requests with workers. Changes nothing but its own notes on the requests it looks at."""
+
+    def __init__(self, queue: FairQueue, fleet: Fleet, policy: Policy) -> None:
+        self._queue = queue
+        self._fleet = fleet
+        self._policy = policy
+        self._placement = Placement(fleet, policy)
+
+    def matches(self, now_s: float, touched: set[int] | None) -> Iterator[Match]:
+        """Yield what should start. The caller starts each match, and takes its request from the queue, before it asks
+        for the next. `touched` are the indexes of workers where room appeared since the last call; None: look at all.
+        """
+        budget = max(2, SCORES_PER_EVENT // max(len(self._fleet), 1))
+        passed: list[Request] = []
+        self._placement.promised_pages.clear()
+        for request in self._queue.candidates(LOOKAHEAD):
+            if not request.scored or touched is None or self._worth_scoring(request, touched):
+                if not budget:
+                    return
+                budget -= 1
+                worker = self._score(request, now_s)
+                if worker is not None:
+                    yield Match(request, worker)
+                    self._policy.placed(worker.index)
+                    self._skip(passed, worker.index)
+                    continue
+            self._promise(request)
+            passed.append(request)
+
+    def _score(self, request: Request, now_s: float) -> Worker | None:
+        """Look for the best place; note it, and return it if the request can start there now."""
+        request.scored = True
+        place = self._placement.best(request, now_s)
+        if place is None:
+            request.wants = -1
+            return None
+        request.wants, request.place_wait_s = place
+        return self._fleet.by_index[place.worker_index] if place.wait_s == 0.0 else None
+
+    def _worth_scoring(self, request: Request, touched: set[int]) -> bool:
+        """Whether a worker that has more room than before could start the request."""
+        for index in touched:
+            worker = self._fleet.by_index[index]
+            if worker is not None and worker.could_start(request):
+                return True
+        return False
+
+    def _promise(self, request: Request) -> None:
+        """Those who come later must not count on the room that this one waits for."""
+        if request.wants >= 0:
+            promised = self._placement.promised_pages
+            promised[request.wants] = promised.get(request.wants, 0.0) + request.own_pages
+
+    def _skip(self, passed: list[Request], index: int) -> None:
+        for request in passed:
+            if request.wants == index and request.reserves < 0:
+                request.skipped += 1
+                if request.skipped >= MAX_SKIPS and index not in self._placement.reserved:
+                    self._placement.reserved[index] = request
+                    request.reserves = index
+
+    def forget(self, request: Request) -> int | None:
+        """A request left the queue; returns the index of the worker that was kept for it, if there was one."""
+        if request.reserves < 0:
+            return None
+        index, request.reserves = request.reserves, -1
+        self._placement.reserved.pop(index, None)
+        return index
+
+    def worker_gone(self, index: int) -> None:
+        """A worker left: nothing can be kept there."""
+        request = self._placement.reserved.pop(index, None)
+        if request is not None:
+            request.reserves = -1
+
+    def rescore(self, request: Request) -> None:
+        request.scored = False
+
+    @property
+    def reserved(self) -> dict[int, Request]:
+        return self._placement.reserved

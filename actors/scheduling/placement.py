@@ -1,0 +1,136 @@
+"""One request before all workers: who may take it, at what price, and from when."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.paging import PAGE_TOKENS
+from actors.scheduling.fleet import PROFILE_STEPS, Column, Fleet
+from actors.scheduling.policies import Candidates, Floats, Policy
+from actors.scheduling.records import PEAK_HALF_LIFE_S, Request, WorkerStatus, fits
+
+PEAK_MARGIN = 1.25
+"""What foreground requests took at their recent peak, and so much more, is kept from batch requests."""
+SHORTEST_WAIT_S = 1e-3
+"""Of a worker without room: the release that was expected by now is overdue, not there."""
+_FEW_BITS = 24
+"""Up to so many workers of a bit mask are listed one by one; more are unpacked at once."""
+
+
+class Place(NamedTuple):
+    """The best worker for a request: its index, and the seconds until it can start there (0: now)."""
+
+    worker_index: int
+    wait_s: float
+
+
+class Placement:
+    """Scores workers with a policy. Reads the fleet and changes nothing."""
+
+    def __init__(self, fleet: Fleet, policy: Policy) -> None:
+        self._fleet = fleet
+        self._policy = policy
+        self.reserved: dict[int, Request] = {}
+        """Workers, by index, that are kept for a request which was skipped too often."""
+        self.promised_pages: dict[int, float] = {}
+        """Pages that requests which come first in fair order wait for, by worker index."""
+
+    def best(self, request: Request, now_s: float) -> Place | None:
+        """The best place, or None when no healthy worker may take the request."""
+        state = self._fleet.state[:, : len(self._fleet.by_index)]
+        eligible = self._eligible(request, state)
+        if not eligible.any():
+            return None
+        pages = np.ceil((request.tokens + state[Column.RESERVE_TOKENS]) / PAGE_TOKENS)
+        hashes = request.admission.page_hashes
+        need = pages - self._depths(self._fleet.referenced.depths(hashes), pages.size)
+        free_pages, free_slots = self._room(request, state, now_s)
+        ready = (need <= free_pages) & (free_slots >= 1.0)
+        if not self._policy.holds:
+            eligible &= ready
+            if not eligible.any():
+                return None
+        wait_s = np.zeros(pages.size)
+        if not ready.all():
+            wait_s = np.where(ready, 0.0, self._waits(need, free_pages, free_slots, now_s))
+        resident = self._depths(self._fleet.known.depths(hashes), pages.size)
+        candidates = Candidates(
+            expected_tokens=request.expected_tokens,
+            miss_tokens=request.admission.prompt_tokens - PAGE_TOKENS * resident,
+            wait_s=wait_s,
+            eligible=eligible,
+            batch=state[Column.BATCH],
+            pending_prefill_tokens=state[Column.PENDING_PREFILL],
+            base_s=state[Column.BASE_S],
+            per_job_s=state[Column.PER_JOB_S],
+            prefill_s=state[Column.PREFILL_S],
+        )
+        index = int(np.argmin(np.where(eligible, self._policy.score(candidates), np.inf)))
+        return Place(index, float(wait_s[index]))
+
+    def _eligible(self, request: Request, state: Floats) -> NDArray[np.bool_]:
+        eligible: NDArray[np.bool_] = (
+            (state[Column.UP] > 0.0)
+            & (state[Column.CONTEXT_TOKENS] >= request.tokens)
+            & (state[Column.TOTAL_PAGES] * PAGE_TOKENS >= request.tokens + state[Column.RESERVE_TOKENS])
+        )
+        for index, owner in self.reserved.items():
+            if owner is not request:
+                eligible[index] = False
+        if request.admission.excluded_workers:
+            self._exclude(request, eligible)
+        return eligible
+
+    def _exclude(self, request: Request, eligible: NDArray[np.bool_]) -> None:
+        """Take out workers that failed the request, unless no other is left that could ever run it."""
+        excluded = request.admission.excluded_workers
+        others = (w for w in self._fleet if w.worker_id not in excluded and w.status is not WorkerStatus.DRAINING)
+        if any(fits(request.admission, worker.limits) for worker in others):
+            for worker_id in excluded:
+                worker = self._fleet.by_id.get(worker_id)
+                if worker is not None:
+                    eligible[worker.index] = False
+
+    def _room(self, request: Request, state: Floats, now_s: float) -> tuple[Floats, Floats]:
+        """Pages and slots that the request may take now: all free ones, or for class batch what foreground requests
+        are unlikely to need soon. A worker with foreground requests prefills one batch prompt at a time."""
+        pages, slots = state[Column.FREE_PAGES], state[Column.FREE_SLOTS]
+        if request.foreground:
+            return pages, slots
+        fade = PEAK_MARGIN * np.exp2((state[Column.PEAK_AT_S] - now_s) / PEAK_HALF_LIFE_S)
+        busy = state[Column.PEAK_SLOTS] * fade
+        kept_pages = np.maximum(np.floor(state[Column.PEAK_PAGES] * fade) - state[Column.FOREGROUND_PAGES], 0.0)
+        kept_slots = np.maximum(np.floor(busy) - state[Column.FOREGROUND_SLOTS], 0.0)
+        wait_for_prefill = (state[Column.BACKGROUND_PREFILLS] > 0.0) & (busy >= 1.0)
+        return pages - kept_pages, np.where(wait_for_prefill, 0.0, slots - kept_slots)
+
+    def _waits(self, need: Floats, pages: Floats, slots: Floats, now_s: float) -> Floats:
+        """Seconds until the worker has what is needed, by the expected ends of its attempts; 0 where it has it now."""
+        short_pages = need - pages
+        for index, promised in self.promised_pages.items():
+            if short_pages[index] > 0.0 or slots[index] < 1.0:
+                short_pages[index] += promised
+        self._fleet.refresh_releases(now_s)
+        size = need.size
+        step = (self._fleet.release_pages[:, :size] < short_pages).sum(axis=0)
+        step = np.maximum(step, (-slots).astype(np.intp))  # one end gives the one slot that is missing
+        step = np.minimum(step, PROFILE_STEPS - 1)
+        at_s = self._fleet.release_s[step, np.arange(size)]
+        waits: Floats = np.maximum(at_s - now_s, SHORTEST_WAIT_S)
+        return waits
+
+    def _depths(self, levels: list[tuple[int, int]], size: int) -> Floats:
+        depths = np.zeros(size)
+        for depth, mask in levels:
+            if mask.bit_count() > _FEW_BITS:
+                octets = np.frombuffer(mask.to_bytes((size + 7) // 8, "little"), dtype=np.uint8)
+                depths[np.unpackbits(octets, count=size, bitorder="little").astype(np.bool_)] = depth
+                continue
+            while mask:
+                low = mask & -mask
+                depths[low.bit_length() - 1] = depth
+                mask ^= low
+        return depths

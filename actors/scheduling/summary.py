@@ -1,0 +1,58 @@
+"""A scheduler's state as frozen statistics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from actors.scheduling.records import Worker
+from actors.scheduling.statistics import SchedulerStatistics, TenantStatistics, WorkerStatistics
+
+if TYPE_CHECKING:
+    from actors.scheduling.core import Scheduler
+
+
+def summarize(scheduler: Scheduler, now_s: float) -> SchedulerStatistics:
+    """Everything at once. Costs time in proportion to requests and workers: for people and metrics, not per event."""
+    queue, counts = scheduler.queue, scheduler.counts
+    oldest_s = min((request.arrived_s for request in queue), default=now_s)
+    return SchedulerStatistics(
+        policy=scheduler.config.policy,
+        now_s=now_s,
+        queued_requests=queue.counts(),
+        running_requests=len(scheduler.requests) - len(queue),
+        oldest_wait_s=now_s - oldest_s,
+        estimated_wait_s=scheduler.waits.wait_s(queue.work, None) if queue else 0.0,
+        submitted=counts["submitted"],
+        started=counts["started"],
+        finished=counts["finished"],
+        cancelled=counts["cancelled"],
+        refused=dict(scheduler.refused),
+        ignored=dict(scheduler.ignored),
+        prompt_tokens=counts["prompt_tokens"],
+        prefix_hit_tokens=counts["prefix_hit_tokens"],
+        est_wait_error=scheduler.waits.statistics(),
+        workers=tuple(_worker(worker) for worker in scheduler.fleet),
+        tenants=tuple(
+            TenantStatistics(tenant=name, priority=priority, queued_requests=waiting, virtual_tokens=counter)
+            for priority, name, waiting, counter in queue.tenants()
+        ),
+        expected_slots=tuple(scheduler.workers.expected),
+    )
+
+
+def _worker(worker: Worker) -> WorkerStatistics:
+    times = worker.model.times
+    return WorkerStatistics(
+        worker_id=worker.worker_id,
+        slot_name=worker.slot_name,
+        state=worker.status.value,
+        attempts=len(worker.attempts),
+        max_batch_size=worker.limits.max_batch_size,
+        total_pages=worker.ledger.total_pages,
+        free_pages=worker.ledger.free_pages,
+        resident_pages=len(worker.ledger.resident),
+        pending_prefill_tokens=worker.pending_prefill_tokens,
+        step_base_s=times.base_s,
+        step_per_job_s=times.per_job_s,
+        prefill_s_per_token=times.prefill_s,
+    )
