@@ -1,0 +1,156 @@
+"""Constrained output for any engine: which tokens may come next under a JSON schema, a regular expression or a Lark
+grammar, from llguidance.
+
+It needs the text of a `tokenizer.json` and no model, so a front can refuse a bad grammar before an engine sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from numpy.typing import NDArray
+
+from actors.errors import InvalidRequest
+
+GrammarKind = Literal["json_schema", "regex", "lark"]
+Words = NDArray[np.int32]
+
+MAX_GRAMMAR_CHARACTERS = 262_144
+_MAX_REASON_CHARACTERS = 400
+_LISTING = re.compile(r"^ *\d* *\|.*|^ *\^.*", re.MULTILINE)  # the source lines that llguidance shows below a fault
+# Free white space lets a small model write spaces without end, so JSON has exactly the separators of json.dumps.
+_COMPACT_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+class GrammarMask:
+    """The state of one constrained completion.
+
+    The mask has one bit per token id, the lowest bit of the first word for id 0, in `words_needed(vocab_size)` words.
+    """
+
+    def __init__(self, matcher: LLMatcher, kind: GrammarKind) -> None:
+        self._matcher = matcher
+        self._kind = kind
+
+    def allowed(self, words: Words) -> None:
+        """Write which tokens may come next into `words` (contiguous).
+
+        :raises InvalidRequest: the grammar turned out too complex for this text.
+        """
+        self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+        self._check()
+
+    def accept(self, token_id: int) -> None:
+        """Go on by one token.
+
+        :raises InvalidRequest: the grammar does not allow it here.
+        """
+        self._matcher.consume_token(token_id)
+        self._check()
+
+    @property
+    def complete(self) -> bool:
+        """Nothing but an end-of-sequence token can follow."""
+        return bool(self._matcher.is_stopped())
+
+    def fork(self) -> GrammarMask:
+        """An independent copy of this state."""
+        return GrammarMask(self._matcher.deep_copy(), self._kind)
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise _refusal(self._kind, self._matcher.get_error())
+
+
+class GrammarCompiler:
+    """Compiles grammars for one tokenizer, each once as long as it is among the last `max_cached` used.
+
+    `vocab_size` is that of the model's logits, if larger than the tokenizer's; `eos_token_ids` end a completion, by
+    default the tokenizer's own. May be used from several threads.
+    """
+
+    def __init__(
+        self,
+        tokenizer_json: str,
+        *,
+        vocab_size: int | None = None,
+        eos_token_ids: Sequence[int] = (),
+        max_cached: int = 64,
+    ) -> None:
+        self._source = tokenizer_json
+        self._vocab_size = vocab_size
+        self._eos_token_ids = list(eos_token_ids) or None
+        self._max_cached = max_cached
+        self._compiled: OrderedDict[tuple[GrammarKind, str], GrammarMask] = OrderedDict()
+        self._tokenizer: Any = None
+        self._lock = Lock()
+
+    def check(self, kind: GrammarKind, source: str) -> None:
+        """:raises InvalidRequest: the grammar cannot be used; the message says why."""
+        self.mask(kind, source)
+
+    def mask(self, kind: GrammarKind, source: str) -> GrammarMask:
+        """A fresh state of the grammar.
+
+        :raises InvalidRequest: the grammar cannot be used; the message says why.
+        """
+        with self._lock:
+            compiled = self._compiled.get((kind, source))
+            if compiled is None:
+                compiled = self._compiled[kind, source] = self._compile(kind, source)
+                if len(self._compiled) > self._max_cached:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end((kind, source))
+            return compiled.fork()
+
+    def _compile(self, kind: GrammarKind, source: str) -> GrammarMask:
+        if len(source) > MAX_GRAMMAR_CHARACTERS:
+            raise _refusal(kind, f"it is longer than {MAX_GRAMMAR_CHARACTERS} characters")
+        grammar = _GRAMMARS[kind](source)
+        if self._tokenizer is None:
+            self._tokenizer = LLTokenizer(self._source, n_vocab=self._vocab_size, eos_token=self._eos_token_ids)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
+        if matcher.is_error():
+            raise _refusal(kind, matcher.get_error())
+        return GrammarMask(matcher, kind)
+
+
+def words_needed(vocab_size: int) -> int:
+    """32-bit words of a mask over `vocab_size` token ids."""
+    return -(-vocab_size // 32)
+
+
+def token_mask(words: Words, vocab_size: int) -> NDArray[np.bool_]:
+    """A mask in words as one bool per token id."""
+    return np.unpackbits(words.view(np.uint8), bitorder="little", count=vocab_size).view(np.bool_)
+
+
+def _json_grammar(source: str) -> str:
+    try:
+        schema = json.loads(source)
+    except ValueError as error:
+        raise _refusal("json_schema", f"it is not JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise _refusal("json_schema", "it must be a JSON object")
+    return str(LLMatcher.grammar_from_json_schema(schema, overrides=_COMPACT_JSON))
+
+
+_GRAMMARS = {
+    "json_schema": _json_grammar,
+    "regex": LLMatcher.grammar_from_regex,
+    "lark": LLMatcher.grammar_from_lark,
+}
+
+
+def _refusal(kind: GrammarKind, reason: str) -> InvalidRequest:
+    told = " ".join(_LISTING.sub("", reason).rpartition("error: ")[2].replace("<non-verbose/>", "").split())
+    if len(told) > _MAX_REASON_CHARACTERS:
+        told = told[: _MAX_REASON_CHARACTERS - 3] + "..."
+    return InvalidRequest(f"{kind} cannot be used: {told.rstrip('.')}.", param=kind)

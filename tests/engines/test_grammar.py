@@ -1,0 +1,156 @@
+import json
+import re
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from actors.builtin_model import builtin_model_path
+from actors.engines.grammar import (
+    MAX_GRAMMAR_CHARACTERS,
+    GrammarCompiler,
+    GrammarKind,
+    GrammarMask,
+    token_mask,
+    words_needed,
+)
+from actors.errors import InvalidRequest
+
+EOS = 2
+VOCAB_SIZE = 2048 + 37  # a model's logits are often wider than its tokenizer
+PERSON = json.dumps(
+    {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 8},
+            "age": {"type": "integer", "minimum": 0, "maximum": 9},
+        },
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+)
+TOKENIZER_JSON = (builtin_model_path() / "tokenizer.json").read_text(encoding="utf-8")
+TOKENIZER = Tokenizer.from_str(TOKENIZER_JSON)
+VOCABULARY = TOKENIZER.get_vocab()
+
+
+@pytest.fixture(scope="module")
+def compiler() -> GrammarCompiler:
+    return GrammarCompiler(TOKENIZER_JSON, vocab_size=VOCAB_SIZE, eos_token_ids=[EOS])
+
+
+def allowed(mask: GrammarMask) -> list[int]:
+    words = np.zeros(words_needed(VOCAB_SIZE), np.int32)
+    mask.allowed(words)
+    return np.flatnonzero(token_mask(words, VOCAB_SIZE)).tolist()
+
+
+def random_text(mask: GrammarMask, random: Random) -> str:
+    ids: list[int] = []
+    while not mask.complete and len(ids) < 200:
+        token_id = random.choice(allowed(mask))
+        if token_id == EOS:
+            break
+        mask.accept(token_id)
+        ids.append(token_id)
+    return TOKENIZER.decode(ids)
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32))
+def test_random_choices_under_a_schema_are_valid_compact_json(compiler: GrammarCompiler, seed: int) -> None:
+    text = random_text(compiler.mask("json_schema", PERSON), Random(seed))
+    value = json.loads(text)
+    assert list(value) == ["name", "age"]
+    assert len(value["name"]) <= 8
+    assert value["age"] in range(10)
+    assert text.startswith('{"name": "')
+    assert '", "age": ' in text
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32))
+def test_random_choices_under_a_regex_match_it(compiler: GrammarCompiler, seed: int) -> None:
+    text = random_text(compiler.mask("regex", r"(yes|no), [a-c]{1,4}\."), Random(seed))
+    assert re.fullmatch(r"(yes|no), [a-c]{1,4}\.", text)
+
+
+def test_lark_grammars_work(compiler: GrammarCompiler) -> None:
+    text = random_text(compiler.mask("lark", 'start: "a" "b"* "!"'), Random(1))
+    assert re.fullmatch("ab*!", text)
+
+
+def test_a_complete_grammar_allows_only_the_end(compiler: GrammarCompiler) -> None:
+    mask = compiler.mask("regex", "a")
+    assert not mask.complete
+    mask.accept(VOCABULARY["a"])
+    assert mask.complete
+    assert allowed(mask) == [EOS]
+
+
+def test_states_of_one_grammar_are_independent(compiler: GrammarCompiler) -> None:
+    first = compiler.mask("regex", "abab")
+    before = allowed(first)
+    first.accept(VOCABULARY["a"])
+    fork = first.fork()
+    assert allowed(compiler.mask("regex", "abab")) == before
+    fork.accept(VOCABULARY["b"])
+    assert allowed(first) != allowed(fork)
+    first.accept(VOCABULARY["b"])
+    assert allowed(first) == allowed(fork)
+
+
+def test_a_token_against_the_grammar_is_an_error(compiler: GrammarCompiler) -> None:
+    mask = compiler.mask("regex", "ab")
+    with pytest.raises(InvalidRequest):
+        mask.accept(VOCABULARY["b"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "reason"),
+    [
+        ("regex", "(ab", "unclosed group"),
+        ("regex", "(?=a)b", "look-around"),
+        ("lark", "start: nowhere", "nowhere"),
+        ("lark", 'start: "a', "lexer error"),
+        ("json_schema", "{", "not JSON"),
+        ("json_schema", "[]", "JSON object"),
+        ("json_schema", '{"type": "objct"}', "objct"),
+        ("json_schema", '{"type": "array", "uniqueItems": true}', "uniqueItems"),
+        ("json_schema", '{"$ref": "#/nowhere"}', "nowhere"),
+        ("regex", "a" * (MAX_GRAMMAR_CHARACTERS + 1), "longer"),
+    ],
+)
+def test_a_bad_grammar_is_refused_with_the_reason(
+    compiler: GrammarCompiler, kind: GrammarKind, source: str, reason: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{kind} cannot be used: .*{reason}") as caught:
+        compiler.check(kind, source)
+    assert caught.value.param == kind
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 500
+
+
+def test_a_front_checks_with_nothing_but_the_tokenizer() -> None:
+    compiler = GrammarCompiler(TOKENIZER_JSON)
+    compiler.check("json_schema", PERSON)
+    with pytest.raises(InvalidRequest):
+        compiler.check("regex", "[")
+
+
+def test_whitespace_stays_compact_whatever_the_schema_says(compiler: GrammarCompiler) -> None:
+    schema = json.dumps(json.loads(PERSON) | {"x-guidance": {"whitespace_flexible": True}})
+    mask = compiler.mask("json_schema", schema)
+    mask.accept(VOCABULARY["{"])
+    texts = {TOKENIZER.decode([token_id]) for token_id in allowed(mask)}
+    assert texts == {'"'} or all(text.startswith('"') for text in texts)
+
+
+def test_the_cache_is_bounded_and_keeps_the_last_used() -> None:
+    compiler = GrammarCompiler(TOKENIZER_JSON, max_cached=2)
+    for source in ("a", "b", "a", "c"):
+        compiler.check("regex", source)
+    assert [source for _, source in compiler._compiled] == ["a", "c"]
