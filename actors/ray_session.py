@@ -27,6 +27,9 @@ def ensure_ray(address: str | None) -> bool:
         return False
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if target == "local":
+        # A process that is just starting when the script is killed looks for its dead cluster five times this long.
+        os.environ.setdefault("RAY_gcs_rpc_server_connect_timeout_s", "1")
     # Ray says at every start that a private cluster asks for a token, which is its default and needs no action.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     private = {"include_dashboard": False} if target == "local" else {}
