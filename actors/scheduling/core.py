@@ -224,7 +224,7 @@ class Scheduler:
         self.book(request, worker, RequestState.GRANTED, pages * PAGE_TOKENS)
         self.note(
             request,
-            "attempt {} granted on {} after {:.3f} s: {} of {} prompt pages are there, {} others run, {} pages are left",
+            "attempt {} granted on {} after {:.3f} s: {} of {} prompt pages are there, {} others run, {} pages left",
             admission.attempt,
             worker.worker_id,
             waited_s,
