@@ -1,0 +1,44 @@
+"""One simulation from a policy's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from actors.errors import ConfigurationError
+from actors.scheduling.config import SchedulerConfig
+from actors.scheduling.policies import POLICIES
+from actors.scheduling.simulator.baselines import BASELINES
+from actors.scheduling.simulator.dispatchers import CoreDispatcher
+from actors.scheduling.simulator.jobs import Job
+from actors.scheduling.simulator.loop import Pool, Simulation
+from actors.scheduling.simulator.metrics import Outcome, Slo, measure
+
+POLICY_NAMES = (*POLICIES, *BASELINES)
+MAX_WAIT_S = 1.5
+"""Bound on the wait in the scheduler's queue under an SLO of 2 s: the rest is for the prefill."""
+
+
+def simulate(
+    make_jobs: Callable[[], Sequence[Job]],
+    pool: Pool,
+    policy: str,
+    *,
+    slo: Slo | None = None,
+    config: SchedulerConfig | None = None,
+) -> Outcome:
+    """Run one policy over freshly made jobs.
+
+    :raises ConfigurationError: there is no policy of that name.
+    """
+    slo = slo or Slo()
+    jobs = make_jobs()
+    if policy in POLICIES:
+        config = config or SchedulerConfig(max_wait_s=MAX_WAIT_S)
+        core = CoreDispatcher(replace(config, policy=policy, seed=pool.seed))
+        Simulation(jobs, pool, core).run()
+        return measure(jobs, slo, pool.workers, core.decision_s, core.wait_errors_s)
+    if policy in BASELINES:
+        Simulation(jobs, pool, BASELINES[policy](pool.seed)).run()
+        return measure(jobs, slo, pool.workers)
+    raise ConfigurationError(f"There is no policy {policy!r}; there are {', '.join(POLICY_NAMES)}.", param="policy")

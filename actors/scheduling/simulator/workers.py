@@ -1,0 +1,178 @@
+"""Simulated workers: ExLlamaV2's page and start rules, and a linear model of step times.
+
+A step starts what fits (in order; a job that was skipped `MAX_SKIPS` times lets nobody pass), computes one chunk of
+every unfinished prompt, and decodes one token of all whose prompt is done. It takes
+`base_s + per_job_s * decoding jobs + prompt tokens / prefill_tokens_per_s`, give or take some noise. Steps without
+prefill are taken many at once until something happens, which changes nothing but the simulator's own speed.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+from actors.messages import AttemptFinished, AttemptStarted, StepReport, StepSample, WorkerLimits
+from actors.paging import PAGE_TOKENS, pages_needed
+from actors.scheduling.simulator.jobs import Job
+from actors.scheduling.simulator.pages import NamedPages
+
+MAX_SKIPS = 4
+"""ExLlamaV2's default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """One worker. The defaults are those of a mid-range GPU with a 7B model at 4 bits and 128k tokens of cache."""
+
+    total_pages: int = 512
+    max_batch_size: int = 24
+    base_s: float = 0.015
+    per_job_s: float = 0.0006
+    prefill_tokens_per_s: float = 5000.0
+    chunk_tokens: int = 512
+    noise: float = 0.05
+    """Step times vary evenly by this share."""
+
+    def at_speed(self, speed: float) -> WorkerSpec:
+        """The same worker, `speed` times as fast."""
+        return WorkerSpec(
+            total_pages=self.total_pages,
+            max_batch_size=self.max_batch_size,
+            base_s=self.base_s / speed,
+            per_job_s=self.per_job_s / speed,
+            prefill_tokens_per_s=self.prefill_tokens_per_s * speed,
+            chunk_tokens=self.chunk_tokens,
+            noise=self.noise,
+        )
+
+    def limits(self) -> WorkerLimits:
+        return WorkerLimits(
+            engine="simulated",
+            model="simulated",
+            context_tokens=self.total_pages * PAGE_TOKENS,
+            total_pages=self.total_pages,
+            max_batch_size=self.max_batch_size,
+            vocab_size=32_000,
+            eos_token_ids=(2,),
+            supported_parameters=frozenset(),
+        )
+
+
+class SimulatedWorker:
+    """One life of a worker. Times are those of the simulation's clock."""
+
+    def __init__(self, worker_id: str, spec: WorkerSpec, seed: int) -> None:
+        self.worker_id = worker_id
+        self.spec = spec
+        self.pages = NamedPages(spec.total_pages)
+        self.pending: list[Job] = []
+        self.active: list[Job] = []
+        self.sequence = 0
+        self.until_s: float | None = None
+        """End of the steps that are going on; None while it is idle."""
+        self._random = random.Random(seed)
+        self._from_s = 0.0
+        self._step_s = 0.0
+        self._steps = 0
+        self._started: list[AttemptStarted] = []
+        self._first: list[tuple[str, int]] = []
+        self._finished: list[AttemptFinished] = []
+        self._samples: list[StepSample] = []
+        self._tokens = 0
+
+    def submit(self, job: Job, now_s: float) -> None:
+        """Take a job; it is looked at when the step that is going on ends."""
+        job.skips = 0
+        self.pending.append(job)
+        if self.until_s is None or self._steps <= 1:
+            return
+        done = min(max(math.ceil((now_s - self._from_s) / self._step_s - 1e-9), 1), self._steps)
+        self._steps, self.until_s = done, self._from_s + done * self._step_s
+
+    def begin(self, now_s: float) -> None:
+        """Begin the next steps, if there is anything to do; `until_s` tells when they end."""
+        self._start_pending()
+        self.until_s = None
+        if not self.active:
+            return
+        prefill = 0
+        for job in self.active:
+            if job.prefill_left:
+                chunk = min(job.prefill_left, self.spec.chunk_tokens)
+                job.prefill_left -= chunk
+                job.computed_tokens += chunk
+                prefill += chunk
+        decoding = sum(not job.prefill_left for job in self.active)
+        noise = 1.0 + self.spec.noise * self._random.uniform(-1.0, 1.0)
+        self._step_s = noise * (
+            self.spec.base_s + self.spec.per_job_s * decoding + prefill / self.spec.prefill_tokens_per_s
+        )
+        left = 1 if prefill else min(job.left_tokens - job.generated for job in self.active)
+        self._from_s, self._steps = now_s, max(left, 1)
+        self.until_s = now_s + self._steps * self._step_s
+        self._samples.append(StepSample(self._step_s, prefill, decoding))
+
+    def _start_pending(self) -> None:
+        waiting: list[Job] = []
+        blocked = False
+        for job in self.pending:
+            total = pages_needed(job.prompt_tokens + job.max_new_tokens)
+            fits = len(self.active) < self.spec.max_batch_size and not blocked
+            if fits and self.pages.pages_to_take(job.pages, total) <= self.pages.free_pages:
+                hits = self.pages.allocate(job.pages, total)
+                job.private_pages = total - len(job.pages)
+                job.prefill_left = job.total_prompt_tokens - hits * PAGE_TOKENS
+                job.generated = 0
+                self.active.append(job)
+                self._started.append(AttemptStarted(job.job_id, job.attempt, hits * PAGE_TOKENS))
+            else:
+                job.skips += 1
+                blocked = blocked or job.skips > MAX_SKIPS
+                waiting.append(job)
+        self.pending = waiting
+
+    def end(self, now_s: float) -> list[Job]:
+        """The steps end: count their tokens; returns the jobs that are done."""
+        done = []
+        for job in self.active:
+            if job.prefill_left:
+                continue
+            if not job.generated:
+                self._first.append((job.job_id, job.attempt))
+                if job.first_token_s is None:
+                    job.first_token_s = self._from_s + self._step_s
+            job.generated += self._steps
+            self._tokens += self._steps
+            if job.generated >= job.left_tokens:
+                done.append(job)
+        for job in done:
+            self._finish(job, now_s)
+        return done
+
+    def _finish(self, job: Job, now_s: float) -> None:
+        self.active.remove(job)
+        full = (job.prompt_tokens + job.output_tokens - 1) // PAGE_TOKENS
+        self.pages.release(job.pages, job.private_pages, job.all_pages[len(job.pages) : full])
+        self._finished.append(AttemptFinished(job.job_id, job.attempt, job.generated))
+        job.done_s = now_s
+
+    def report(self) -> StepReport:
+        """What changed since the last report."""
+        self.sequence += 1
+        added, evicted = self.pages.take_changes()
+        report = StepReport(
+            worker_id=self.worker_id,
+            sequence=self.sequence,
+            started=tuple(self._started),
+            first_tokens=tuple(self._first),
+            finished=tuple(self._finished),
+            pages_added=added,
+            pages_evicted=evicted,
+            free_pages=self.pages.free_pages,
+            active_jobs=len(self.active),
+            steps=tuple(self._samples),
+            generated_tokens=self._tokens,
+        )
+        self._started, self._first, self._finished, self._samples, self._tokens = [], [], [], [], 0
+        return report
