@@ -32,6 +32,17 @@ class ReportBuilder:
         return self._dirty
 
     @property
+    def urgent(self) -> bool:
+        """Whether something changed that admission or placement depend on."""
+        return bool(
+            self._started
+            or self._first_tokens
+            or self._finished
+            or self._full
+            or (self._pages is not self._known_pages and self._pages != self._known_pages)
+        )
+
+    @property
     def pages(self) -> frozenset[bytes]:
         return self._pages
 

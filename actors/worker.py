@@ -13,6 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from actors.config import EngineConfig
@@ -27,6 +28,9 @@ from actors.reports import ReportBuilder
 logger = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 0.02
+"""At most one report in this time."""
+QUIET_REPORT_INTERVAL_S = 0.25
+"""The same while running jobs only go on: nothing then changes what the dispatcher may place here."""
 STREAM_BACKPRESSURE = 16
 """Unread messages of a stream before its producer waits; what comes meanwhile joins into one message."""
 
@@ -161,10 +165,18 @@ class Worker:
         yield WorkerReady(self._worker_id, self._limits, self._reports.pages, self._reports.sequence)
         while not self._ended.is_set():
             await self._change()
+            if self._reports and not self._reports.urgent:
+                await self._urgent_change()
             if self._reports:
                 yield self._reports.take()
                 await asyncio.sleep(REPORT_INTERVAL_S)
         self._raise_if_ended()
+
+    async def _urgent_change(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_REPORT_INTERVAL_S):
+                while not self._reports.urgent and not self._ended.is_set():
+                    await self._change()
 
     async def _change(self) -> None:
         await self._changed.wait()
