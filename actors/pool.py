@@ -61,9 +61,7 @@ class Pool:
         self._launched = launched
         self._owns_ray = owns_ray
         self._fronts = LocalFronts(dispatcher)
-        self._front: Any = (
-            ray.remote(FrontActor).options(num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS).remote(dispatcher)
-        )
+        self._front = _start_front(dispatcher)
         self._front.open.remote()  # now, so that the first request does not wait for the process
         self._closed = False
         self.generate = RemoteGenerate(self._front)
@@ -220,6 +218,10 @@ class Pool:
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{self.config.workers} workers"
         return f"<Pool {self.config.name!r}: {state}>"
+
+
+def _start_front(dispatcher: Any) -> Any:
+    return ray.remote(FrontActor).options(num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS).remote(dispatcher)
 
 
 def _config_of(dispatcher: Any) -> PoolConfig:
