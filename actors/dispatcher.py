@@ -206,6 +206,7 @@ class Dispatcher:
                         slot_name=slot.name,
                         limits=news.limits,
                         resident_pages=news.resident_pages,
+                        running=news.running,
                         sequence=news.sequence,
                     )
                 )

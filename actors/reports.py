@@ -60,8 +60,11 @@ class ReportBuilder:
         if news.resident_pages is not None:
             self._pages = news.resident_pages
 
-    def take(self) -> StepReport:
-        """The report of everything since the last one. Call only when there is something (truth of the builder)."""
+    def take(self, running: tuple[tuple[str, int], ...] = ()) -> StepReport:
+        """The report of everything since the last one; call only when there is something (truth of the builder).
+
+        `running` names every attempt that the worker holds now; it goes into reports that tell the whole truth.
+        """
         self.sequence += 1
         before = frozenset() if self._full else self._known_pages
         report = StepReport(
@@ -73,6 +76,7 @@ class ReportBuilder:
             pages_added=tuple(self._pages - before),
             pages_evicted=tuple(before - self._pages),
             full=self._full,
+            running=running if self._full else None,
             free_pages=self._free_pages,
             active_jobs=self._active_jobs,
             steps=tuple(self._steps),

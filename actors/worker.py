@@ -21,9 +21,11 @@ from actors.engine_thread import Cancel, CancelFront, EngineThread, Inspect, Ste
 from actors.engines.base import LoadProgress
 from actors.engines.registry import create_engine
 from actors.errors import FatalEngineError
-from actors.messages import GenerationRequest, StepOutput, StepReport, WorkerLimits
+from actors.messages import Admission, GenerationRequest, StepOutput, StepReport, WorkerLimits
 from actors.outputs import OutputColumns
+from actors.paging import page_hashes
 from actors.reports import ReportBuilder
+from actors.scheduling.events import RunningAttempt
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +39,14 @@ STREAM_BACKPRESSURE = 16
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """A worker can generate. `sequence` is that of its last report, `resident_pages` its cache at that moment."""
+    """A worker can generate. `sequence` is that of its last report, `resident_pages` its cache at that moment, and
+    `running` what it holds already when a new dispatcher listens."""
 
     worker_id: str
     limits: WorkerLimits
     resident_pages: frozenset[bytes]
     sequence: int
+    running: tuple[RunningAttempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,17 @@ class _Outbox:
         return columns.message()
 
 
+def _running_attempt(request: GenerationRequest) -> RunningAttempt:
+    admission = Admission(
+        request_id=request.request_id,
+        attempt=request.attempt,
+        prompt_tokens=len(request.token_ids),
+        max_new_tokens=request.max_new_tokens,
+        page_hashes=page_hashes(request.token_ids),
+    )
+    return RunningAttempt(admission, cached_tokens=0)
+
+
 class Worker:
     """One life of a worker. Ray restarts the process after a crash; the new life has a new `worker_id`."""
 
@@ -87,6 +102,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._outboxes: dict[str, _Outbox] = {}
         self._reports = ReportBuilder(self._worker_id)
+        self._running: dict[tuple[str, int], GenerationRequest] = {}
         self._limits: WorkerLimits | None = None
         self._progress: LoadProgress | None = None
         self._failure: Exception | None = None
@@ -132,6 +148,8 @@ class Worker:
             outbox = self._outboxes.get(front_id)
             if outbox is not None:
                 outbox.put(columns)
+        for done in news.finished:
+            self._running.pop((done.request_id, done.attempt), None)
         self._reports.add(news)
         self._changed.set()
 
@@ -162,13 +180,14 @@ class Worker:
                 progress, self._progress = self._progress, None
                 yield progress
             await self._change()
-        yield WorkerReady(self._worker_id, self._limits, self._reports.pages, self._reports.sequence)
+        running = tuple(_running_attempt(request) for request in self._running.values())
+        yield WorkerReady(self._worker_id, self._limits, self._reports.pages, self._reports.sequence, running)
         while not self._ended.is_set():
             await self._change()
             if self._reports and not self._reports.urgent:
                 await self._urgent_change()
             if self._reports:
-                yield self._reports.take()
+                yield self._reports.take(tuple(self._running))
                 await asyncio.sleep(REPORT_INTERVAL_S)
         self._raise_if_ended()
 
@@ -191,6 +210,7 @@ class Worker:
         if worker_id != self._worker_id or front_id not in self._outboxes:
             return False
         for request in requests:
+            self._running[request.request_id, request.attempt] = request
             self._thread.send(Submit(front_id, request))
         return True
 
