@@ -1,0 +1,165 @@
+"""One ExLlamaV2 model as an engine of the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from actors.config import EngineConfig
+from actors.engines.base import (
+    Capacity,
+    Ended,
+    EngineEvent,
+    EngineJob,
+    LoadProgress,
+    ProgressCallback,
+    Started,
+)
+from actors.engines.exllamav2.checks import check_job
+from actors.engines.exllamav2.generator import PoolGenerator
+from actors.engines.exllamav2.grammar_filter import GrammarFilter
+from actors.engines.exllamav2.job import PoolJob
+from actors.engines.exllamav2.loading import LoadedModel, load_model
+from actors.engines.exllamav2.recovery import is_fatal
+from actors.engines.exllamav2.track import JobTrack
+from actors.errors import FatalEngineError
+from actors.messages import FinishReason, WorkerLimits
+from actors.sampling import SamplingParams
+
+Loader = Callable[[EngineConfig, ProgressCallback], LoadedModel]
+
+_WARM_UP_TOKENS = 8
+
+
+class ExLlamaV2Engine:
+    """See `actors.engines.base.Engine`. Everything, loading included, happens on the one thread that owns it."""
+
+    def __init__(self, config: EngineConfig, loader: Loader = load_model) -> None:
+        self._config = config
+        self._loader = loader
+        self._loaded: LoadedModel | None = None
+        self._tracks: dict[int, JobTrack] = {}
+        self._cancelled: list[int] = []
+
+    def load(self, progress: ProgressCallback) -> WorkerLimits:
+        self._loaded = self._loader(self._config, progress)
+        self._warm_up(progress)
+        return self._loaded.limits
+
+    def submit(self, job: EngineJob) -> None:
+        loaded = self._model
+        check_job(job, loaded.limits)
+        pool_job = PoolJob(
+            job,
+            stop_token_ids=self._stop_token_ids(job.params),
+            draft_tokens=loaded.generator.num_draft_tokens,
+            vocab_size=loaded.limits.vocab_size,
+            grammar=self._grammar(job.params),
+        )
+        track = JobTrack(job, pool_job, loaded.pieces)
+        loaded.generator.enqueue(pool_job)
+        self._tracks[job.job_id] = track
+
+    def cancel(self, job_id: int) -> None:
+        if job_id in self._tracks:
+            self._cancelled.append(job_id)
+
+    def step(self) -> list[EngineEvent]:
+        """See the protocol. A CUDA error that leaves the context useless is raised as `FatalEngineError`."""
+        try:
+            events = self._take_cancelled()
+            generator = self._model.generator
+            if generator.num_remaining_jobs():
+                events += self._run(generator)
+            return events
+        except Exception as error:
+            if is_fatal(error):
+                raise FatalEngineError(f"CUDA is beyond repair in this process: {error}") from error
+            raise
+
+    def has_work(self) -> bool:
+        return bool(self._tracks)
+
+    def capacity(self) -> Capacity:
+        generator, limits = self._model.generator, self._model.limits
+        active = len(generator.active_jobs)
+        free = len(generator.unreferenced_pages) if generator.paged else (0 if active else limits.total_pages)
+        return Capacity(free, limits.total_pages, active, len(generator.pending_jobs), limits.max_batch_size)
+
+    def resident_pages(self) -> frozenset[bytes]:
+        return self._model.generator.resident_pages()
+
+    def reset(self) -> None:
+        self._tracks.clear()
+        self._cancelled.clear()
+        self._model.generator.forget()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        self._tracks.clear()
+        self._cancelled.clear()
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.unload()
+
+    @property
+    def _model(self) -> LoadedModel:
+        assert self._loaded is not None, "the engine is used before load() or after close()"
+        return self._loaded
+
+    def _stop_token_ids(self, params: SamplingParams) -> frozenset[int]:
+        """The library knows no end-of-sequence of its own. Under a grammar one always ends the text: nothing else
+        may follow a complete document."""
+        eos = () if params.ignore_eos and params.grammar is None else self._model.limits.eos_token_ids
+        return frozenset((*eos, *params.stop_token_ids))
+
+    def _grammar(self, params: SamplingParams) -> GrammarFilter | None:
+        if params.grammar is None:
+            return None
+        limits = self._model.limits
+        mask = self._model.grammars.mask(*params.grammar)
+        return GrammarFilter(mask, limits.vocab_size, frozenset(limits.eos_token_ids))
+
+    def _take_cancelled(self) -> list[EngineEvent]:
+        events: list[EngineEvent] = []
+        for job_id in self._cancelled:
+            track = self._tracks.pop(job_id, None)
+            if track is not None:
+                self._model.generator.cancel(track.pool_job)
+                events.append(track.cancelled())
+        self._cancelled.clear()
+        return events
+
+    def _run(self, generator: PoolGenerator) -> list[EngineEvent]:
+        step = generator.step()
+        events: list[EngineEvent] = []
+        for job in step.started:
+            events += [Started(job.job_id), *self._tracks[job.job_id].prefilled(0)]
+        for job, tokens in step.prefilled:
+            events += self._tracks[job.job_id].prefilled(tokens)
+        for job in step.sampled:
+            track = self._tracks[job.job_id]
+            events += track.sampled()
+            if track.over:
+                del self._tracks[job.job_id]
+                if job.end is None:
+                    generator.cancel(job)
+        return events
+
+    def _warm_up(self, progress: ProgressCallback) -> None:
+        """Run every kernel once that a first request would wait for, then forget what was cached."""
+        progress(LoadProgress("warm-up", 0, 1))
+        limits = self._model.limits
+        prompt = (limits.vocab_size // 2,) * min(64, limits.context_tokens // 2)
+        for job_id, temperature in enumerate((0.0, 1.0)):
+            params = SamplingParams(temperature=temperature, ignore_eos=True)
+            tokens = min(_WARM_UP_TOKENS, limits.context_tokens - limits.reserve_tokens - len(prompt))
+            self.submit(EngineJob(job_id=job_id, token_ids=prompt, max_new_tokens=tokens, seed=0, params=params))
+        while self.has_work():
+            for event in self.step():
+                if isinstance(event, Ended) and event.reason is FinishReason.ERROR and event.error is not None:
+                    raise event.error
+        self.reset()
+        progress(LoadProgress("warm-up", 1, 1))

@@ -1,0 +1,167 @@
+"""The library's dynamic generator with a bounded prefill and a decode step that moves no more than it must.
+
+Page table, job start, prefill and speculative decoding are the library's own (0.3.2).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from exllamav2.generator import ExLlamaV2DynamicGenerator
+
+from actors.engines.exllamav2.job import PoolJob
+from actors.engines.exllamav2.sampling import BatchSampler
+from actors.paging import PAGE_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillBounds:
+    """How much prompt a step may compute: `chunk_tokens` in `max_prefills` prompts beside running streams, and
+    `max_chunk_tokens` of every prompt when no stream would have to wait for it."""
+
+    chunk_tokens: int
+    max_prefills: int
+    max_chunk_tokens: int
+
+
+@dataclass(slots=True)
+class GeneratorStep:
+    """What one step did: jobs that started, and prompt tokens that it computed for a job."""
+
+    started: list[PoolJob] = field(default_factory=list)
+    prefilled: list[tuple[PoolJob, int]] = field(default_factory=list)
+    sampled: list[PoolJob] = field(default_factory=list)
+
+
+class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
+    """Steps `PoolJob`s. Their sampled ids and ends are on the jobs."""
+
+    def __init__(self, *, bounds: PrefillBounds, **arguments: Any) -> None:
+        super().__init__(max_chunk_size=bounds.max_chunk_tokens, **arguments)
+        self._bounds = bounds
+        self._sampler = BatchSampler(self)
+        self._plain = self.paged and not self.num_draft_tokens and not self.model.config.arch.lm.mrope
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def step(self) -> GeneratorStep:
+        """`iterate` of the library, in the terms of the pool."""
+        step = GeneratorStep()
+        results: list[dict[str, Any]] = []
+        self.iterate_start_jobs(results)
+        step.started = [result["job"] for result in results]
+        self._prefill(step)
+        step.sampled = [job for job in self.active_jobs if job.is_prefill_done()]
+        if self._plain:
+            self._decode(step.sampled)
+        elif self.draft_model:
+            self.iterate_gen(results, self.iterate_draftmodel_gen(results))
+        elif self.use_ngram_draft:
+            self.iterate_gen(results, self.iterate_ngram_gen(results))
+        else:
+            self.iterate_gen(results)
+        return step
+
+    def forget(self) -> None:
+        """Drop all jobs and all cached pages, whatever state a failed step left them in."""
+        self.pending_jobs.clear()
+        self.active_jobs.clear()
+        if self.filter_queue is not None:
+            self.filter_queue.clear()
+        self.reset_page_table()
+
+    def _prefill(self, step: GeneratorStep) -> None:
+        waiting = [job for job in self.active_jobs if not job.is_prefill_done()]
+        if len(waiting) == len(self.active_jobs):
+            for job in waiting:
+                self._prefill_job(job, self._bounds.max_chunk_tokens, step)
+            return
+        left = self._bounds.chunk_tokens
+        prompts = min(self._bounds.max_prefills, len(waiting), left // PAGE_TOKENS)
+        for job in waiting:
+            if not prompts:
+                return
+            share = max(left // prompts // PAGE_TOKENS, 1) * PAGE_TOKENS
+            computed = self._prefill_job(job, share, step)
+            if computed:
+                left, prompts = max(left - computed, 0), prompts - 1
+
+    def _prefill_job(self, job: PoolJob, chunk_tokens: int, step: GeneratorStep) -> int:
+        self.max_chunk_size = chunk_tokens
+        sequence = job.sequences[0]
+        position, cached = sequence.kv_position, job.cached_prompt_tokens
+        job.prefill([])
+        computed = int(sequence.kv_position - position - (job.cached_prompt_tokens - cached))
+        step.prefilled.append((job, computed))
+        return computed
+
+    def _decode(self, jobs: Sequence[PoolJob]) -> None:
+        """One token for each of `jobs`, which are all past their prompts."""
+        if not jobs:
+            return
+        logits = self._forward(jobs)
+        self._prepare_filters()
+        tokens = self._sampler.sample(jobs, logits)
+        now_s = time.time()
+        over: list[PoolJob] = []
+        for job, token in zip(jobs, tokens, strict=True):
+            if job.time_first_token is None:
+                job.time_first_token = now_s
+            if job.receive_sample(None, token, None, None, None, False, [])[0]:
+                over.append(job)
+        self._release(over)
+
+    def _forward(self, jobs: Sequence[PoolJob]) -> torch.Tensor:
+        """Logits of the next position of every job: (jobs, 1, padded vocabulary), on the device."""
+        positions = [job.sequences[0].kv_position for job in jobs]
+        block_index = torch.zeros((len(jobs), max(positions) // PAGE_TOKENS + 1), dtype=torch.int32)
+        for row, (job, position) in enumerate(zip(jobs, positions, strict=True)):
+            sequence = job.sequences[0]
+            blocks = job.get_block_index(sequence, position + 1)
+            block_index[row, : blocks.shape[0]] = blocks
+            page = sequence.allocated_pages[position // PAGE_TOKENS]
+            assert page.ref_count == 1, "a page that is being written must not be shared"
+            page.sequence[0, page.kv_position] = job.last_token_id
+            page.kv_position += 1
+            page.can_revert = False
+        lengths = torch.tensor(positions, dtype=torch.int32)
+        logits: torch.Tensor = self.model.forward_chunk(
+            input_ids=torch.tensor([[job.last_token_id] for job in jobs], dtype=torch.long),
+            attn_params=self.get_paged_params(len(jobs), block_index, lengths, 1),
+            cache=self.cache,
+            loras=self.current_loras,
+            indexed_embeddings=[],
+        )["logits"]
+        return logits
+
+    def _prepare_filters(self) -> None:
+        """Have grammar masks computed while the GPU works."""
+        if self.filter_queue:
+            for mask, _ in self.filter_queue:
+                mask.background_prepare_logit_mask(self.filter_pool)
+            self.filter_queue.clear()
+
+    def _release(self, over: Sequence[PoolJob]) -> None:
+        for job in over:
+            job.deallocate_pages()
+            self.active_jobs.remove(job)
+        if over and not self.num_remaining_jobs():
+            self.defrag_cache()
+
+    def resident_pages(self) -> frozenset[bytes]:
+        """Names of the pages whose keys and values are all there; a name alone is given out before they are."""
+        if not self.paged:
+            return frozenset()
+        return frozenset(page.phash for page in self.all_pages if page.kv_position == PAGE_TOKENS)
+
+    def sample_rows(self, jobs: Sequence[PoolJob], rows: torch.Tensor, draws: Sequence[float]) -> list[torch.Tensor]:
+        """Sample from full float32 rows on the CPU, (jobs, 1, padded vocabulary), on as many threads as pay."""
+        pairs = deque(zip(jobs, rows.split(1), draws, strict=True))
+        if self.max_sampling_threads > 1 and len(pairs) >= self.min_sampling_threads:
+            futures = [self.sampling_pool.submit(job.sample_row, row, draw) for job, row, draw in pairs]
+            return [future.result()[0] for future in futures]
+        return [job.sample_row(row, draw)[0] for job, row, draw in pairs]
