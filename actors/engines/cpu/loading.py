@@ -1,0 +1,126 @@
+"""From an engine's configuration to everything that generation needs, or one sentence about why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from actors.builtin_model import builtin_model_path
+from actors.config import EngineConfig
+from actors.engines.base import LoadProgress, ProgressCallback
+from actors.engines.cpu.cache import PagePool
+from actors.engines.cpu.checks import SUPPORTED_PARAMETERS
+from actors.engines.cpu.model import PackedModel
+from actors.engines.grammar import GrammarCompiler
+from actors.engines.model_dir import WeightKind, inspect_model_dir
+from actors.engines.text import TokenPieces
+from actors.errors import ModelError
+from actors.messages import WorkerLimits
+from actors.paging import PAGE_TOKENS, pages_needed
+
+DEFAULT_CACHE_BYTES = 2**30
+_MEMORY_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is ready to generate, with its page pool."""
+
+    model: PackedModel
+    pool: PagePool
+    pieces: TokenPieces
+    grammars: GrammarCompiler
+    limits: WorkerLimits
+
+
+def load(config: EngineConfig, progress: ProgressCallback) -> Loaded:
+    """Load the configured model and reserve its cache.
+
+    :raises ModelError: the directory is unusable, needs a GPU, or does not fit into memory.
+    """
+    path = config.model or builtin_model_path()
+    directory = inspect_model_dir(path)
+    if directory.kind is not WeightKind.UNQUANTISED:
+        raise ModelError(
+            f"{path} holds {directory.kind.upper()} weights, which need a GPU: run it with `engine: exllamav2`, "
+            "or use the unquantised version of the model on the CPU engine."
+        )
+    torch.set_num_threads(config.cpu_threads)
+    steps = iter(range(1, 4))
+    progress(LoadProgress("weights", 0, 3))
+    model = PackedModel(path)
+    progress(LoadProgress("weights", next(steps), 3))
+    tokenizer_json = (path / "tokenizer.json").read_text(encoding="utf-8")
+    pieces = TokenPieces(_tokenizer(path, tokenizer_json))
+    grammars = GrammarCompiler(tokenizer_json, vocab_size=model.vocab_size, eos_token_ids=model.eos_token_ids)
+    progress(LoadProgress("tokenizer", next(steps), 3))
+    context_tokens = min(model.context_tokens, config.context_tokens or model.context_tokens)
+    pages = _cache_pages(config, model, context_tokens)
+    pool = _reserve(model, pages)
+    progress(LoadProgress("cache", next(steps), 3))
+    limits = WorkerLimits(
+        engine="cpu",
+        model=path.name,
+        context_tokens=context_tokens,
+        total_pages=pages,
+        max_batch_size=config.max_batch_size,
+        vocab_size=model.vocab_size,
+        eos_token_ids=model.eos_token_ids,
+        supported_parameters=SUPPORTED_PARAMETERS,
+    )
+    return Loaded(model, pool, pieces, grammars, limits)
+
+
+def _tokenizer(path: Path, tokenizer_json: str) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for a file that it cannot read
+        raise ModelError(f"{path / 'tokenizer.json'} cannot be read: {error}.") from None
+
+
+def _cache_pages(config: EngineConfig, model: PackedModel, context_tokens: int) -> int:
+    """As configured; else enough for a full batch of longest sequences, within DEFAULT_CACHE_BYTES."""
+    if config.cache_tokens is not None:
+        return config.cache_tokens // PAGE_TOKENS
+    wanted = config.max_batch_size * pages_needed(context_tokens)
+    return max(1, min(wanted, DEFAULT_CACHE_BYTES // (PAGE_TOKENS * _token_bytes(model))))
+
+
+def _reserve(model: PackedModel, pages: int) -> PagePool:
+    """:raises ModelError: there is no memory for the cache. Running sequences hold a copy of theirs, so it counts
+    twice."""
+    needed = 2 * pages * PAGE_TOKENS * _token_bytes(model)
+    free = available_bytes()
+    try:
+        if needed > free:
+            raise MemoryError
+        return PagePool(model.shapes, pages)
+    except (RuntimeError, MemoryError):
+        raise ModelError(
+            f"A cache of {pages * PAGE_TOKENS:,} tokens takes {needed / 2**30:.1f} GiB of memory and "
+            f"{free / 2**30:.1f} GiB are free: set a smaller cache_tokens."
+        ) from None
+
+
+def _token_bytes(model: PackedModel) -> int:
+    return sum(shape.token_bytes for shape in model.shapes)
+
+
+def available_bytes() -> int:
+    """Memory that this process may still take: what the kernel calls available, within the container's limit.
+
+    Unbounded where neither can be known.
+    """
+    bounds = [2**63]
+    bounds += [_meminfo_available()] if Path("/proc/meminfo").exists() else []
+    bounds += [int(text) for file in _MEMORY_FILES if file.exists() and (text := file.read_text().strip()).isdigit()]
+    return min(bounds)
+
+
+def _meminfo_available() -> int:
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return kilobytes * 1024
