@@ -48,11 +48,15 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class PrefillStep:
-    """What one round of prefill did: prompt tokens found valid, and the span of those that were computed."""
+    """What one round of prefill did: `cached_tokens` prompt tokens were found valid, those of `start` to `end` computed.
+
+    With a `source`, the first `start % 256` rows of the page that `start` is in were copied from that page.
+    """
 
     cached_tokens: int
     start: int
     end: int
+    source: Page | None = None
 
 
 class Beginnings:

@@ -88,14 +88,10 @@ class PageTable:
         return skipped
 
     def prefill(
-        self,
-        allocation: Allocation,
-        prompt_tokens: int,
-        chunk_tokens: int,
-        token_ids: Sequence[int] | None = None,
+        self, allocation: Allocation, prompt_tokens: int, chunk_tokens: int, token_ids: Sequence[int] | None = None
     ) -> PrefillStep:
-        """One round of prefill of one job as the generator does it, computing included; it is through when `position`
-        is `prompt_tokens - 1`. With `token_ids`, the beginning of a page may be copied from another.
+        """One round of a job's prefill as the generator does it, computing included; the last ends at `position`
+        `prompt_tokens - 1`. With `token_ids`, the beginning of a page may be copied from another.
 
         A round ends at a page's edge and before a page that is valid; like the generator, it invalidates that page, so
         the next round computes it again.
@@ -111,16 +107,19 @@ class PageTable:
                 break
         if end <= start:
             return PrefillStep(cached, start, start)
+        source = None
         if token_ids is not None and start % PAGE_TOKENS == 0:
-            match = self.best_partial(allocation.parent_hash(first), token_ids[start:end], allocation.pages[first])
-            copied = match[1] if match is not None else 0
-            allocation.cached_tokens += copied
-            cached, start = cached + copied, start + copied
+            wanted = token_ids[start : min(start + PAGE_TOKENS, end)]
+            match = self.best_partial(allocation.parent_hash(first), wanted, allocation.pages[first])
+            if match is not None:
+                source, copied = match
+                allocation.cached_tokens += copied
+                cached, start = cached + copied, start + copied
         self.fill(allocation, end, token_ids)
         following = end // PAGE_TOKENS
         if end % PAGE_TOKENS == 0 and following < len(allocation.pages):
             self._set_valid(allocation.pages[following], 0, ())
-        return PrefillStep(cached, start, end)
+        return PrefillStep(cached, start, end, source)
 
     def fill(self, allocation: Allocation, upto_tokens: int, token_ids: Sequence[int] | None = None) -> None:
         """Note that keys and values of the job's first `upto_tokens` tokens are written; valid pages stay as they are.
