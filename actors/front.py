@@ -14,8 +14,10 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-from actors.dispatcher_link import DispatcherLink
-from actors.errors import DeadlineExceeded, EngineFailure, Overloaded, WorkerDied
+from ray.exceptions import ActorUnavailableError
+
+from actors.dispatcher_link import RECONNECT_INTERVAL_S, DispatcherLink
+from actors.errors import DeadlineExceeded, EngineFailure, Overloaded, PoolClosed, WorkerDied
 from actors.inbox import AttemptLost, Inbox
 from actors.messages import (
     Admission,
@@ -40,6 +42,7 @@ MAX_ATTEMPTS = 3
 """Placements of one request. A request that saw this many workers die is taken for the cause and fails."""
 LONG_PROMPT_CHARACTERS = 20_000
 """Prompts from here on are tokenised off the event loop, since they take it for more than a few milliseconds."""
+GREETING_TIMEOUT_S = 60.0
 PATIENCE_MIN_S, PATIENCE_MAX_S = 0.05, 5.0
 
 
@@ -87,7 +90,7 @@ class Front:
 
         :raises ExlpoolError: no worker could be loaded.
         """
-        welcome: Welcome = await dispatcher.hello.remote()
+        welcome = await _greet(dispatcher)
         encoder = await asyncio.to_thread(PromptEncoder.load, welcome.model_dir)
         return cls(dispatcher, welcome, encoder, patient=patient)
 
@@ -241,13 +244,28 @@ class Front:
             raise DeadlineExceeded(f"Not finished within {run.request.options.timeout_s:g} s.") from None
 
 
+async def _greet(dispatcher: Any) -> Welcome:
+    """Greet a dispatcher, through a restart of it if need be."""
+    deadline_s = time.monotonic() + GREETING_TIMEOUT_S
+    while True:
+        try:
+            welcome: Welcome = await dispatcher.hello.remote()
+        except ActorUnavailableError:
+            if time.monotonic() > deadline_s:
+                raise PoolClosed(f"The dispatcher did not come back within {GREETING_TIMEOUT_S:g} s.") from None
+            await asyncio.sleep(RECONNECT_INTERVAL_S)
+        else:
+            return welcome
+
+
 def _raise_if_final(run: _Run, error: AttemptLost | EngineFailure) -> None:
+    if not run.shown and run.attempt < MAX_ATTEMPTS:
+        return
+    if isinstance(error, EngineFailure):
+        raise error
     if run.shown:
         raise WorkerDied(f"The worker died while it was generating: {error}.") from None
-    if run.attempt >= MAX_ATTEMPTS:
-        if isinstance(error, EngineFailure):
-            raise error
-        raise WorkerDied(f"{run.attempt} workers died under this request, the last one: {error}.") from None
+    raise WorkerDied(f"{run.attempt} workers died under this request, the last one: {error}.") from None
 
 
 def _delta(

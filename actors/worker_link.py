@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from actors.batching import TurnBatch
-from actors.errors import WorkerDied
 from actors.inbox import Inbox
-from actors.messages import Finished, FinishReason, GenerationRequest, StepOutput
+from actors.messages import GenerationRequest, StepOutput
 from actors.worker import STREAM_BACKPRESSURE
 
 OPEN_TIMEOUT_S = 30.0
+REOPEN_INTERVAL_S = 0.1
 
 
 class WorkerLink:
@@ -70,17 +71,31 @@ class WorkerLink:
             self._lose(_first_line(error))
 
     async def _read(self) -> None:
+        """Read the stream to its end. Until it is open a try may fail: a process learns late that Ray has restarted
+        an actor, and the dispatcher may know before it."""
+        deadline_s = time.monotonic() + OPEN_TIMEOUT_S
+        while self.alive:
+            reason = await self._read_once()
+            if self._opened.done() or time.monotonic() > deadline_s:
+                self._lose(reason)
+            else:
+                await asyncio.sleep(REOPEN_INTERVAL_S)
+
+    async def _read_once(self) -> str:
+        """Open the stream and read it; returns why it ended."""
         stream = self._handle.outputs.options(
             num_returns="streaming", _generator_backpressure_num_objects=STREAM_BACKPRESSURE
         ).remote(self._front_id)
         try:
             async for reference in stream:
                 self._distribute(await reference)
-            self._lose(f"worker {self.worker_id} closed its stream")
         except (RayActorError, RayTaskError) as error:
-            self._lose(_first_line(error))
+            if isinstance(error, ActorDiedError):
+                self._lose(_first_line(error))
+            return _first_line(error)
         finally:
             ray.cancel(stream)
+        return f"worker {self.worker_id} closed its stream"
 
     def _distribute(self, output: StepOutput) -> None:
         if not self._opened.done():
@@ -108,10 +123,3 @@ class WorkerLink:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def finished_error(finished: Finished) -> Exception | None:
-    """The error of an attempt that ended badly, or None."""
-    if finished.reason is FinishReason.ERROR:
-        return finished.error or WorkerDied("The attempt failed without a reason.")
-    return None
