@@ -38,7 +38,7 @@ class Choice:
 
 def uniform(seed: int, position: int) -> float:
     """The draw in [0, 1) at a position: two rounds of SplitMix64 (Steele, Lea and Flood 2014), top 53 bits."""
-    return _mix(_mix(seed & _MASK_64) + position) / 2**53
+    return (_mix(_mix(seed & _MASK_64) + position) >> 11) / 2**53
 
 
 def _mix(value: int) -> int:
