@@ -149,7 +149,7 @@ def test_a_stream_is_the_result_in_pieces(pool: Pool) -> None:
 
 
 def test_a_repeated_prompt_is_not_computed_again(pool: Pool) -> None:
-    prompt = " ".join(TEXTS * 4)
+    prompt = " ".join(TEXTS * 6)
     first = ray.get(pool.generate.remote(prompt, max_new_tokens=2), timeout=60)
     again = ray.get(pool.generate.remote(prompt, max_new_tokens=2), timeout=60)
     assert first.usage.prompt_tokens > 512
