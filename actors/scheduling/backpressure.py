@@ -62,6 +62,10 @@ class WaitEstimator:
         place_s = self._place_wait_s if place_wait_s is None else place_wait_s
         return self._scale * (work_ahead / self._workers + place_s)
 
+    def drain_s(self, work: float) -> float:
+        """Seconds that the workers that are up need for so much work."""
+        return self._scale * work / self._workers
+
     @property
     def _scale(self) -> float:
         low, high = SCALE_BOUNDS

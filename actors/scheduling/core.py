@@ -204,7 +204,7 @@ class Scheduler:
     def _match(self) -> None:
         if not self.queue or not len(self.fleet):
             return
-        for match in self.matchmaker.matches(self.now_s, self.touched):
+        for match in self.matchmaker.matches(self.now_s, self.touched, self.waits.drain_s(self.queue.work)):
             self._start(match)
 
     def _start(self, match: Match) -> None:

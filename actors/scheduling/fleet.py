@@ -41,6 +41,7 @@ class Column(IntEnum):
     PEAK_SLOTS = 15
     PEAK_AT_S = 16
     BACKGROUND_PREFILLS = 17
+    PREFILLS = 18
 
 
 class Fleet:
@@ -121,6 +122,7 @@ class Fleet:
             worker.peak_slots,
             worker.peak_at_s,
             worker.background_prefills,
+            len(worker.prefilling),
         )
 
     def refresh_releases(self, now_s: float) -> None:
@@ -152,6 +154,10 @@ class Fleet:
 
     def column(self, row: Column) -> Floats:
         return self.state[row, : len(self.by_index)]
+
+    def any_slot(self) -> bool:
+        """Whether any worker could take one more attempt, pages aside."""
+        return bool(((self.column(Column.UP) > 0.0) & (self.column(Column.FREE_SLOTS) > 0.0)).any())
 
     def mean_times(self) -> StepTimes:
         """The mean speed of workers that are up."""

@@ -35,13 +35,17 @@ class Matchmaker:
         self._policy = policy
         self._placement = Placement(fleet, policy)
 
-    def matches(self, now_s: float, touched: set[int] | None) -> Iterator[Match]:
+    def matches(self, now_s: float, touched: set[int] | None, backlog_s: float) -> Iterator[Match]:
         """Yield what should start. The caller starts each match, and takes its request from the queue, before it asks
-        for the next. `touched` are the indexes of workers where room appeared since the last call; None: look at all.
+        for the next. `touched` are the indexes of workers where room appeared since the last call; None: look at all. `backlog_s` is
+        how long the pool needs for everything that waits.
         """
         budget = max(2, SCORES_PER_EVENT // max(len(self._fleet), 1))
+        if touched is None and not self._fleet.any_slot():
+            touched = set()
         passed: list[Request] = []
         self._placement.promised_pages.clear()
+        self._placement.backlog_s = backlog_s
         for request in self._queue.candidates(LOOKAHEAD):
             if not request.scored or touched is None or self._worth_scoring(request, touched):
                 if not budget:

@@ -16,6 +16,11 @@ PEAK_MARGIN = 1.25
 """What foreground requests took at their recent peak, and so much more, is kept from batch requests."""
 SHORTEST_WAIT_S = 1e-3
 """Of a worker without room: the release that was expected by now is overdue, not there."""
+MAX_PREFILLS = 2
+PREFILL_DUE_S = 0.05
+"""A worker takes on no further prompt while it has so many to compute, and more than so many seconds of work on them:
+it computes unfinished prompts side by side, so that each one more delays the first tokens of all. Held back, a prompt
+is computed just as soon, and may still go elsewhere. Two, so that the next is there when the first is done."""
 _FEW_BITS = 24
 """Up to so many workers of a bit mask are listed one by one; more are unpacked at once."""
 
@@ -35,6 +40,8 @@ class Placement:
         self._policy = policy
         self.reserved: dict[int, Request] = {}
         """Workers, by index, that are kept for a request which was skipped too often."""
+        self.backlog_s = 0.0
+        """Seconds that the pool needs for everything that waits."""
         self.promised_pages: dict[int, float] = {}
         """Pages that requests which come first in fair order wait for, by worker index."""
 
@@ -49,13 +56,17 @@ class Placement:
         need = pages - self._depths(self._fleet.referenced.depths(hashes), pages.size)
         free_pages, free_slots = self._room(request, state, now_s)
         ready = (need <= free_pages) & (free_slots >= 1.0)
-        if not self._policy.holds:
-            eligible &= ready
-            if not eligible.any():
-                return None
         wait_s = np.zeros(pages.size)
         if not ready.all():
             wait_s = np.where(ready, 0.0, self._waits(need, free_pages, free_slots, now_s))
+        if self._policy.holds:
+            if request.foreground:
+                wait_s = np.maximum(wait_s, self._prefill_waits(state))
+            wait_s = np.where(ready, wait_s, np.maximum(wait_s, self.backlog_s))
+        else:
+            eligible &= ready
+            if not eligible.any():
+                return None
         resident = self._depths(self._fleet.known.depths(hashes), pages.size)
         candidates = Candidates(
             expected_tokens=request.expected_tokens,
@@ -106,6 +117,13 @@ class Placement:
         kept_slots = np.maximum(np.floor(busy) - state[Column.FOREGROUND_SLOTS], 0.0)
         wait_for_prefill = (state[Column.BACKGROUND_PREFILLS] > 0.0) & (busy >= 1.0)
         return pages - kept_pages, np.where(wait_for_prefill, 0.0, slots - kept_slots)
+
+    def _prefill_waits(self, state: Floats) -> Floats:
+        """Seconds until the worker takes on another prompt."""
+        due_s = state[Column.PENDING_PREFILL] * state[Column.PREFILL_S]
+        busy = (state[Column.PREFILLS] >= MAX_PREFILLS) & (due_s > PREFILL_DUE_S)
+        waits: Floats = np.where(busy, due_s, 0.0)
+        return waits
 
     def _waits(self, need: Floats, pages: Floats, slots: Floats, now_s: float) -> Floats:
         """Seconds until the worker has what is needed, by the expected ends of its attempts; 0 where it has it now."""

@@ -15,8 +15,9 @@ from actors.scheduling.simulator.loop import Pool, Simulation
 from actors.scheduling.simulator.metrics import Outcome, Slo, measure
 
 POLICY_NAMES = (*POLICIES, *BASELINES)
-MAX_WAIT_S = 1.5
-"""Bound on the wait in the scheduler's queue under an SLO of 2 s: the rest is for the prefill."""
+WAIT_SHARE = 0.75
+"""Of the time to first token that is allowed, what a request may wait in the scheduler's queue; the rest is for its
+prefill."""
 
 
 def simulate(
@@ -34,7 +35,7 @@ def simulate(
     slo = slo or Slo()
     jobs = make_jobs()
     if policy in POLICIES:
-        config = config or SchedulerConfig(max_wait_s=MAX_WAIT_S)
+        config = config or SchedulerConfig(max_wait_s=WAIT_SHARE * slo.ttft_s)
         core = CoreDispatcher(replace(config, policy=policy, seed=pool.seed))
         Simulation(jobs, pool, core).run()
         return measure(jobs, slo, pool.workers, core.decision_s, core.wait_errors_s)
