@@ -8,17 +8,13 @@ DEV_STAMP := $(VENV)/.dev
 WORKERS ?= 2
 PROMPTS ?= cluster/examples/prompts.txt
 
-.PHONY: run test lint bench chaos clean
+.PHONY: run test lint bench clean
 
 run: $(RUN_STAMP)  ## a pool of two workers writes a file of completions, then leaves nothing running
-	$(BIN)/exlpool run $(PROMPTS) --workers $(WORKERS)
+	$(BIN)/exlpool run $(PROMPTS) --workers $(WORKERS) --temperature 0.7
 
 test: lint  ## everything: lint, types, import rules, all tests with coverage
-	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest --cov --cov-report=
-
-	$(BIN)/python -m coverage combine --quiet --append 2>/dev/null || true
-	$(BIN)/python -m coverage report
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
 lint: $(DEV_STAMP)  ## ruff, mypy strict, the import rules
 	$(BIN)/ruff check .
