@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import ray
@@ -66,7 +67,7 @@ def reference(token_prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(builtin_model_path(), dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(builtin_model_path(), dtype=torch.float32)
     completions = []
     for prompt in token_prompts:
         ids = torch.tensor([prompt])

@@ -27,7 +27,7 @@ from actors.sampling import sampling_params
 PROMPT = tuple(range(10, 42))
 TOKENS = 8
 WORKERS = 2
-CONFIG = EngineConfig(engine="simulated", simulated={"step_s": 0.0}, max_batch_size=32, cache_tokens=65536)  # type: ignore[arg-type]
+CONFIG = EngineConfig(engine="simulated", simulated={"step_s": 0.0}, max_batch_size=32, cache_tokens=65536)
 PARAMS = sampling_params(temperature=0.0)
 
 
@@ -42,10 +42,13 @@ class DirectWorker:
             lambda: SimulatedEngine(CONFIG),
             on_progress=lambda _: None,
             on_loaded=lambda _: None,
-            on_step=lambda news: self._loop.call_soon_threadsafe(self._deliver, news),
+            on_step=self._on_step,
             on_end=lambda _: None,
         )
         self._thread.start()
+
+    def _on_step(self, news: StepNews) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, news)
 
     def _deliver(self, news: StepNews) -> None:
         for columns in news.outputs.values():
@@ -88,7 +91,7 @@ def rate(run: Callable[[], Any], count: int) -> float:
 
 def measure(pool: Pool, direct: list[Any], requests: int) -> dict[str, tuple[float, float, float]]:
     """Per mode: requests/s when all are thrown in at once, and latency p50 and p99 in ms one after another."""
-    actor_pool = ActorPool(direct)  # type: ignore[no-untyped-call]
+    actor_pool = ActorPool(direct)
 
     def through_pool() -> Any:
         return pool.generate.remote(PROMPT, max_new_tokens=TOKENS, temperature=0.0)
@@ -99,7 +102,7 @@ def measure(pool: Pool, direct: list[Any], requests: int) -> dict[str, tuple[flo
     bulk: dict[str, Callable[[], Any]] = {
         "direct": lambda: ray.get([direct[i % WORKERS].generate.remote(PROMPT) for i in range(requests)]),
         "ActorPool": lambda: list(
-            actor_pool.map_unordered(lambda actor, prompt: actor.generate.remote(prompt), [PROMPT] * requests)  # type: ignore[no-untyped-call]
+            actor_pool.map_unordered(lambda actor, prompt: actor.generate.remote(prompt), [PROMPT] * requests)
         ),
         "pool.generate": lambda: ray.get([through_pool() for _ in range(requests)]),
         "pool.map": lambda: list(pool.map([PROMPT] * requests, max_new_tokens=TOKENS, temperature=0.0)),

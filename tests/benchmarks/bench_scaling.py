@@ -15,12 +15,14 @@ import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
 
-from actors import Pool, pool_config
+from actors import GenerationResult, Pool, pool_config
 from actors.ray_session import NAMESPACE, ensure_ray, worker_name
+from actors.worker import Heartbeat
 
 NAMES = ("Lily", "Tom", "Mia", "Ben", "Anna", "Max", "Emma", "Sam", "Rosa", "Leo", "Nora", "Jack")
 
@@ -39,7 +41,8 @@ def cpu_s(processes: list[psutil.Process]) -> float:
 
 def worker_processes(pool: Pool) -> list[psutil.Process]:
     names = [worker_name(pool.config.name, f"worker-{index}") for index in range(pool.config.workers)]
-    beats = ray.get([ray.get_actor(name, namespace=NAMESPACE).heartbeat.remote() for name in names])
+    handles: list[Any] = [ray.get_actor(name, namespace=NAMESPACE) for name in names]
+    beats: list[Heartbeat] = ray.get([handle.heartbeat.remote() for handle in handles])
     return [psutil.Process(beat.pid) for beat in beats]
 
 
@@ -50,7 +53,7 @@ def measure(pool: Pool, prompts: list[str], tokens: int) -> Round:
     others = [own, *(child for child in own.children(recursive=True) if child.pid not in pids)]
     before, started_s = (cpu_s(workers), cpu_s(others)), time.perf_counter()
     results = pool.map(prompts, max_new_tokens=tokens, temperature=0.0, ignore_eos=True)
-    total = sum(result.usage.completion_tokens for result in results)  # type: ignore[union-attr]
+    total = sum(result.usage.completion_tokens for result in results if isinstance(result, GenerationResult))
     elapsed_s = time.perf_counter() - started_s
     worker_s, other_s = cpu_s(workers) - before[0], cpu_s(others) - before[1]
     return Round(total / elapsed_s, worker_s / total * 1e6, other_s / total * 1e6, (worker_s + other_s) / elapsed_s)

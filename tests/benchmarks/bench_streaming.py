@@ -30,7 +30,7 @@ from actors.sampling import sampling_params
 STEP_S = 0.02
 CONFIG = EngineConfig(
     engine="simulated",
-    simulated={"step_s": STEP_S, "stamp_text": True},  # type: ignore[arg-type]
+    simulated={"step_s": STEP_S, "stamp_text": True},
     max_batch_size=512,
     cache_tokens=512 * 1024,
 )
@@ -55,10 +55,13 @@ class PerRequestWorker:
             lambda: SimulatedEngine(CONFIG),
             on_progress=lambda _: None,
             on_loaded=lambda _: None,
-            on_step=lambda news: self._loop.call_soon_threadsafe(self._deliver, news),
+            on_step=self._on_step,
             on_end=lambda _: None,
         )
         self._thread.start()
+
+    def _on_step(self, news: StepNews) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, news)
 
     def _deliver(self, news: StepNews) -> None:
         for columns in news.outputs.values():
