@@ -16,6 +16,7 @@ from actors.engines.base import (
     ProgressCallback,
     Started,
 )
+from actors.engines.exllamav2.banned import BannedStrings
 from actors.engines.exllamav2.checks import check_job
 from actors.engines.exllamav2.generator import PoolGenerator
 from actors.engines.exllamav2.grammar_filter import GrammarFilter
@@ -56,6 +57,7 @@ class ExLlamaV2Engine:
             draft_tokens=loaded.generator.num_draft_tokens,
             vocab_size=loaded.limits.vocab_size,
             grammar=self._grammar(job.params),
+            banned=BannedStrings(job.params.banned_strings, loaded.pieces) if job.params.banned_strings else None,
         )
         track = JobTrack(job, pool_job, loaded.pieces)
         loaded.generator.enqueue(pool_job)

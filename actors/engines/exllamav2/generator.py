@@ -6,7 +6,6 @@ Page table, job start, prefill and speculative decoding are the library's own (0
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,10 +43,10 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
     def __init__(self, *, bounds: PrefillBounds, **arguments: Any) -> None:
         super().__init__(max_chunk_size=bounds.max_chunk_tokens, **arguments)
         self._bounds = bounds
-        self._sampler = BatchSampler(self)
+        self._sampler = BatchSampler(self, pinned=torch.cuda.is_available())
         self._plain = self.paged and not self.num_draft_tokens and not self.model.config.arch.lm.mrope
 
-    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    @torch.inference_mode()
     def step(self) -> GeneratorStep:
         """`iterate` of the library, in the terms of the pool."""
         step = GeneratorStep()
@@ -157,11 +156,3 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         if not self.paged:
             return frozenset()
         return frozenset(page.phash for page in self.all_pages if page.kv_position == PAGE_TOKENS)
-
-    def sample_rows(self, jobs: Sequence[PoolJob], rows: torch.Tensor, draws: Sequence[float]) -> list[torch.Tensor]:
-        """Sample from full float32 rows on the CPU, (jobs, 1, padded vocabulary), on as many threads as pay."""
-        pairs = deque(zip(jobs, rows.split(1), draws, strict=True))
-        if self.max_sampling_threads > 1 and len(pairs) >= self.min_sampling_threads:
-            futures = [self.sampling_pool.submit(job.sample_row, row, draw) for job, row, draw in pairs]
-            return [future.result()[0] for future in futures]
-        return [job.sample_row(row, draw)[0] for job, row, draw in pairs]

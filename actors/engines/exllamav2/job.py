@@ -6,19 +6,23 @@ Text is none of its business: it hands out token ids, and `actors.engines.text` 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+import numpy as np
 import torch
 from exllamav2.ext import exllamav2_ext as ext
 from exllamav2.generator import ExLlamaV2DynamicJob, ExLlamaV2Sampler
 from exllamav2.generator.dynamic import _tensor_hash_checksum
 
 from actors.engines.base import EngineJob
+from actors.engines.exllamav2.banned import MAX_TRIES, BannedStrings
+from actors.engines.exllamav2.cut import cut_of
 from actors.engines.exllamav2.grammar_filter import GrammarFilter
 from actors.engines.exllamav2.settings import sampler_settings
-from actors.errors import EngineFailure
+from actors.errors import EngineFailure, InvalidRequest
 from actors.messages import TokenLogprobs
 
 logger = logging.getLogger(__name__)
@@ -36,6 +40,22 @@ class End:
     stop_token_id: int | None = None
 
 
+class PenaltyMemory:
+    """Which tokens the sequence and the completion hold, one flag per token id. Kept only where penalties are looked
+    up without the full row of logits."""
+
+    def __init__(self, prompt: Sequence[int], vocab_size: int, *, kept: bool) -> None:
+        self._kept = kept
+        self.in_sequence = np.zeros(vocab_size if kept else 0, dtype=np.bool_)
+        self.in_completion = np.zeros(vocab_size if kept else 0, dtype=np.bool_)
+        if kept:
+            self.in_sequence[np.asarray(prompt)] = True
+
+    def add(self, token_id: int) -> None:
+        if self._kept:
+            self.in_sequence[token_id] = self.in_completion[token_id] = True
+
+
 class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
     """A job that collects its sampled ids in `sampled` and says in `end` why it is over.
 
@@ -50,6 +70,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         draft_tokens: int,
         vocab_size: int,
         grammar: GrammarFilter | None,
+        banned: BannedStrings | None,
     ) -> None:
         params = job.params
         super().__init__(
@@ -64,11 +85,11 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
             filters=[] if grammar is None else [grammar],
             token_healing=params.token_healing,
             identifier=job.job_id,
-            banned_strings=[text for text in params.banned_strings if text] or None,
         )
         self.job_id = job.job_id
         self.params = params
         self.grammar = grammar
+        self.banned = banned
         self.vocab_size = vocab_size
         self.prompt_tokens = len(self.sequences[0].sequence_ids)
         self.last_token_id = int(self.sequences[0].sequence_ids.torch()[0, -1])
@@ -76,7 +97,10 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         self.settled = 0
         self.logprobs: list[TokenLogprobs] = []
         self.end: End | None = None
+        self._next_page = -1
         self.failure: Exception | None = None
+        self.cut = None if self.healed else cut_of(params)
+        self.memory = PenaltyMemory(job.token_ids, vocab_size, kept=self.cut is not None and self.cut.penalised)
         ids, values = list(params.logit_bias), list(params.logit_bias.values())
         self._bias = (torch.tensor(ids, dtype=torch.long), torch.tensor(values, dtype=torch.float)) if ids else None
 
@@ -94,9 +118,12 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         """Sample from a float32 row of shape (1, 1, padded vocabulary) on the CPU, which is changed."""
         return self.sample_row(logits, self.rng.random())
 
+    @torch.inference_mode()  # sampling threads do not inherit it
     def sample_row(self, logits: torch.Tensor, draw: float) -> tuple[Any, ...]:
         """As `receive_logits`, with the random number given. A fault fails this job alone, not its batch."""
         try:
+            if torch.isnan(logits).any():
+                raise ArithmeticError("the model's logits are not numbers")
             wanted = self.params.logprobs
             raw = logits[0, 0, : self.vocab_size].clone() if wanted is not None else None
             self._adjust(logits)
@@ -138,9 +165,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
             for mask in self.filters:
                 mask.background_drop()
                 mask.begin("")
-        blocked: list[int] = []
-        if self.checkpoint and self.checkpoint["offset"] == 0:
-            blocked += self.checkpoint["explored_tokens"]
+        blocked = sorted(self.banned.blocked) if self.banned is not None else []
         if self.new_tokens < self.min_new_tokens:
             blocked += self.stop_tokens_list
         healing = self.new_tokens == -1
@@ -171,13 +196,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         if self.failure is not None:
             self.end = End(EndCause.FAILURE)
             return True, next_token
-        if self.banned_strings:
-            over, _ = super().receive_sample(
-                None, next_token, None, None, None, False, results, first_sample_in_sd_batch
-            )
-            self._settle_banned(results.pop(), over)
-        else:
-            over = self._accept(next_token, first_sample_in_sd_batch)
+        over = self._accept(next_token, first_sample_in_sd_batch)
         if self.grammar is not None and self.grammar.failure is not None:
             self.failure = self.grammar.failure
             self.end = End(EndCause.FAILURE)
@@ -192,32 +211,80 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
                 if first_of_step and self.generator.filter_queue is not None:
                     self.generator.filter_queue.append((mask, True))
         token_id = int(next_token)
-        self.new_tokens += 1
         self._append(next_token)
-        self.sampled.append(token_id)
-        self.settled += 1
-        self.last_token_id = token_id
+        self.memory.add(token_id)
         if token_id in self.stop_tokens:
             self.end = End(EndCause.STOP_TOKEN, token_id)
+        elif self._take_back(token_id):
+            return self.end is not None
         elif self.new_tokens >= self.max_new_tokens - self.generator.num_draft_tokens:
             self.end = End(EndCause.LENGTH)
+        undecided = self.banned.undecided if self.banned is not None and self.end is None else 0
+        self.settled = len(self.sampled) - undecided
+        self._name_pages()
         return self.end is not None
 
     def _append(self, next_token: torch.Tensor) -> None:
-        """Extend the sequence; name the page that it completed, so that a later prompt finds it."""
         sequence = self.sequences[0]
+        if self._next_page < 0:
+            self._next_page = sequence.kv_position // self.generator.page_size
+        self.new_tokens += 1
         sequence.sequence_ids.append(next_token)
         sequence.kv_position += 1
-        if sequence.kv_position % self.generator.page_size == 0:
-            self._name_page(sequence, sequence.kv_position // self.generator.page_size - 1)
+        self.last_token_id = int(next_token)
+        self.sampled.append(self.last_token_id)
+
+    def _take_back(self, token_id: int) -> bool:
+        """Undo the tokens that a banned string consists of, if this one completed one."""
+        if self.banned is None:
+            return False
+        tail = [*self.sampled[self.settled : -1], token_id]
+        count = self.banned.push(token_id, tail[-self.banned.undecided - 1 :])
+        if not count:
+            return False
+        self.new_tokens -= count
+        del self.sampled[-count:]
+        del self.logprobs[len(self.sampled) :]
+        self._rewind(count)
+        if len(self.banned.blocked) > MAX_TRIES:
+            self.failure = InvalidRequest("banned_strings leave nothing to say here.", param="banned_strings")
+            self.end = End(EndCause.FAILURE)
+        return True
+
+    def _rewind(self, count: int) -> None:
+        """Shorten the sequence; what its pages hold behind the new end is no longer valid."""
+        sequence, size = self.sequences[0], self.generator.page_size
+        last = sequence.kv_position // size
+        sequence.kv_position -= count
+        sequence.sequence_ids.truncate(len(sequence.sequence_ids) - count)
+        self.last_token_id = int(sequence.sequence_ids.torch()[0, -1])
+        for index in range(sequence.kv_position // size, min(last + 1, len(sequence.allocated_pages))):
+            page = sequence.allocated_pages[index]
+            page.can_revert = False
+            page.kv_position = max(sequence.kv_position - index * size, 0)
+
+    def _name_pages(self) -> None:
+        """Name the pages that are complete and cannot be taken back, so that a later prompt finds them."""
+        sequence, size = self.sequences[0], self.generator.page_size
+        end = min(sequence.kv_position, self.prompt_tokens + self.settled)
+        while (self._next_page + 1) * size <= end:
+            self._name_page(sequence, self._next_page)
+            self._next_page += 1
 
     def _name_page(self, sequence: Any, index: int) -> None:
+        """As in the library's `receive_sample`: share the page with a twin that is in use, or take over the name.
+
+        A twin whose prompt is still being computed has the name already, but not yet what it stands for; the library
+        asserts that this cannot be. The page then stays without a name.
+        """
         generator = self.generator
         page = sequence.allocated_pages[index]
         parent = sequence.allocated_pages[index - 1].phash if index else None
         ids = sequence.sequence_ids.torch_slice(index * generator.page_size, (index + 1) * generator.page_size)
         name = _tensor_hash_checksum(ids, parent)
         twin = generator.referenced_pages.get(name)
+        if twin is not None and twin.kv_position < generator.page_size:
+            return
         if twin is not None:
             serial = page.access_serial
             page.sub_ref()
@@ -233,30 +300,6 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
             following.prev_hash = name
             following.can_revert = False
 
-    def _settle_banned(self, result: dict[str, Any], over: bool) -> None:
-        """The ids are read from the sequence: what the library streams includes ids that it has taken back."""
-        sequence = self.sequences[0].sequence_ids
-        self.sampled = sequence.torch()[0, self.prompt_tokens :].tolist()
-        self.last_token_id = int(sequence.torch()[0, -1])
-        del self.logprobs[len(self.sampled) :]
-        undecided = self.checkpoint["offset"] if self.checkpoint else 0
-        if not over:
-            self.settled = len(self.sampled) - undecided
-            return
-        if result["eos_reason"] == "stop_token":
-            self.end = End(EndCause.STOP_TOKEN, int(result["eos_triggering_token_id"]))
-            self.settled = len(self.sampled)
-            return
-        self.end = End(EndCause.LENGTH)
-        if not self._tail_is_banned():
-            self.settled = len(self.sampled)
-
-    def _tail_is_banned(self) -> bool:
-        """The library ends a job at its bound before it looks whether the last token completed a banned string."""
-        pieces = self.generator.tokenizer.get_id_to_piece_list(self.decode_special_tokens)
-        tail = "".join(pieces[token_id] for token_id in self.sampled[self.settled :]).lower()
-        return any(banned in tail for banned in self.banned_strings)
-
 
 def _logprobs(raw: torch.Tensor, token_id: int, count: int) -> TokenLogprobs:
     """From one row of raw logits, float32."""
@@ -264,5 +307,10 @@ def _logprobs(raw: torch.Tensor, token_id: int, count: int) -> TokenLogprobs:
     top: tuple[tuple[int, float], ...] = ()
     if count:
         values, ids = torch.topk(raw, min(count, raw.shape[-1]))
-        top = tuple((int(i), float(v) - normaliser) for v, i in zip(values.tolist(), ids.tolist(), strict=True))
+        top = top_logprobs(values.tolist(), ids.tolist(), normaliser)
     return TokenLogprobs(token_id, float(raw[token_id]) - normaliser, top)
+
+
+def top_logprobs(values: list[float], ids: list[int], normaliser: float) -> tuple[tuple[int, float], ...]:
+    """Pairs of id and log-probability from logits, most likely first, and the logarithm of their whole sum."""
+    return tuple((token_id, value - normaliser) for value, token_id in zip(values, ids, strict=True))

@@ -23,7 +23,7 @@ def sampler_settings(params: SamplingParams) -> ExLlamaV2Sampler.Settings:
     settings = ExLlamaV2Sampler.Settings(
         token_repetition_penalty=1.0,
         temperature=params.temperature,
-        top_k=_top_k(params),
+        top_k=top_k_of(params),
         top_p=params.top_p,
         top_a=params.top_a,
         min_p=params.min_p,
@@ -57,7 +57,8 @@ def is_greedy(params: SamplingParams) -> bool:
     return params.temperature < GREEDY_TEMPERATURE or params.top_k == 1 or params.top_p == 0.0
 
 
-def _top_k(params: SamplingParams) -> int:
+def top_k_of(params: SamplingParams) -> int:
+    """`top_k` as the library gets it; 0 is off."""
     sorts = 0.0 < params.top_p < 1.0 or 0.0 < params.tfs < 1.0 or 0.0 < params.typical_p < 1.0
     if sorts:
         return min(params.top_k or MAX_CANDIDATES, MAX_CANDIDATES)

@@ -37,7 +37,8 @@ class JobTrack:
     def sampled(self) -> list[EngineEvent]:
         """After a decode step: new text, and the end if it has come."""
         job = self.pool_job
-        text, ids = "", []
+        text = ""
+        ids: list[int] = []
         while self._pushed < job.settled:
             token_id = job.sampled[self._pushed]
             if job.end is not None and job.end.stop_token_id is not None and self._pushed == len(job.sampled) - 1:

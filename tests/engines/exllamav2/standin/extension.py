@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 import types
 from typing import Any
@@ -23,7 +24,7 @@ def cache_rotate(cache: torch.Tensor, order: torch.Tensor, buffer: torch.Tensor)
     """Move pages along a cycle: the page at order[i + 1] goes to order[i]."""
     pages = order.tolist()
     first = cache[pages[0]].clone()
-    for target, source in zip(pages[:-1], pages[1:], strict=True):
+    for target, source in itertools.pairwise(pages):
         cache[target].copy_(cache[source])
     cache[pages[-1]].copy_(first)
 
@@ -33,7 +34,7 @@ def partial_strings_match(text: Any, offsets: Any, strings: Any) -> int:
     query = bytes(text).decode("utf-32-le")
     ends = np.frombuffer(offsets, dtype=np.int32)
     packed = bytes(strings)
-    for begin, end in zip(ends[:-1], ends[1:], strict=True):
+    for begin, end in itertools.pairwise(ends):
         wanted = packed[begin:end].decode("utf-32-le")
         for start in range(len(query)):
             if query.startswith(wanted, start):

@@ -1,0 +1,213 @@
+"""ExLlamaV2 0.3.2 does all of the following wrong, or badly, if it is left alone. One test for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from exllamav2.generator import ExLlamaV2Sampler
+
+from actors.engines.exllamav2.job import PoolJob
+from actors.engines.exllamav2.settings import MAX_CANDIDATES, sampler_settings
+from actors.engines.exllamav2.weights import choose_attention
+from actors.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from actors.messages import FinishReason
+from actors.sampling import SamplingParams, sampling_params
+from tests.engines.exllamav2.running import greedy, job, prompt, reference, run
+from tests.engines.exllamav2.standin import make_engine
+
+
+class _LibraryConfig:
+    no_flash_attn = False
+    no_sdpa = False
+
+
+def test_without_flash_attention_the_non_causal_path_is_off_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from exllamav2 import attn
+
+    monkeypatch.setattr(attn, "has_flash_attn_with_paged", False)
+    config = _LibraryConfig()
+    assert choose_attention(config) is False
+    assert config.no_sdpa
+    assert "ONE job at a time" in caplog.text
+
+
+def test_with_flash_attention_generation_is_paged() -> None:
+    config = _LibraryConfig()
+    assert choose_attention(config) is True
+    assert not config.no_sdpa
+
+
+@pytest.mark.parametrize("call", [3, 5, 9])
+def test_after_a_failed_step_and_a_reset_the_engine_is_right_again(tmp_path: Path, call: int) -> None:
+    engine = make_engine(tmp_path)
+    model = engine._model.generator.model
+    model.calls.clear()
+    model.fail_at = call
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        run(engine, [greedy(n, prompt(250 + n, n), 30) for n in range(3)])
+    engine.reset()
+    assert not engine.has_work()
+    assert engine.resident_pages() == frozenset()
+    assert engine.capacity().free_pages == engine.capacity().total_pages
+    outcomes = run(engine, [greedy(n, prompt(250 + n, n), 30) for n in range(3)])
+    for n in range(3):
+        assert outcomes[n].token_ids == reference(prompt(250 + n, n), 30)
+
+
+def test_a_job_longer_than_the_context_is_refused(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, context_tokens=512)
+    with pytest.raises(ContextLengthExceeded, match="512"):
+        engine.submit(greedy(0, prompt(500), 13))
+    run(engine, [greedy(1, prompt(500), 12)])
+
+
+def test_a_job_larger_than_the_cache_is_refused(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, cache_tokens=1024)
+    with pytest.raises(ContextLengthExceeded):
+        engine.submit(greedy(0, prompt(1000), 100))
+    assert not engine.has_work()
+
+
+BAD_JOBS: list[tuple[str, dict[str, Any]]] = [
+    ("an id outside the vocabulary", {"token_ids": [5, 512]}),
+    ("a negative id", {"token_ids": [-1]}),
+    ("an empty prompt", {"token_ids": []}),
+    ("nothing to generate", {"token_ids": [5], "max_new_tokens": 0}),
+    ("a negative number of tokens", {"token_ids": [5], "max_new_tokens": -600}),
+    ("a stop token outside the vocabulary", {"token_ids": [5], "stop_token_ids": (512,)}),
+    ("a bias outside the vocabulary", {"token_ids": [5], "logit_bias": {600: 1.0}}),
+    ("a DRY range that the library asserts against", {"token_ids": [5], "dry_multiplier": 1.0, "dry_range": 10}),
+    ("a schema that is none", {"token_ids": [5], "json_schema": "{"}),
+]
+
+
+@pytest.mark.parametrize(("what", "bad"), BAD_JOBS, ids=[what for what, _ in BAD_JOBS])
+def test_what_would_poison_a_batch_is_refused_before_it_is_submitted(
+    tmp_path: Path, what: str, bad: dict[str, Any]
+) -> None:
+    engine = make_engine(tmp_path)
+    outcomes = run(engine, [greedy(0, prompt(20), 20)], steps=3)
+    with pytest.raises(InvalidRequest):
+        engine.submit(job(1, **{"max_new_tokens": 20, **bad}))
+    while engine.has_work():
+        for event in engine.step():
+            assert event.job_id == 0
+    assert outcomes[0].started == 1
+
+
+def test_a_fault_in_one_jobs_sampler_ends_that_job_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(tmp_path)
+    sample = PoolJob._sample
+
+    def faulty(self: PoolJob, logits: torch.Tensor, draw: float) -> Any:
+        if self.job_id == 1 and self.new_tokens == 5:
+            raise RuntimeError("injected")
+        return sample(self, logits, draw)
+
+    monkeypatch.setattr(PoolJob, "_sample", faulty)
+    outcomes = run(engine, [greedy(0, prompt(20), 20), job(1, prompt(20, 1), 20, ignore_eos=True)])
+    assert outcomes[0].token_ids == reference(prompt(20), 20)
+    assert outcomes[1].end.reason is FinishReason.ERROR
+    assert "injected" in str(outcomes[1].end.error)
+    assert len(outcomes[1].token_ids) == 5
+    assert engine.capacity().free_pages == engine.capacity().total_pages
+
+
+@pytest.mark.parametrize("how", ["ngram", "model"])
+@pytest.mark.parametrize(("length", "count"), [(50, 20), (253, 1), (254, 2), (255, 1), (256, 1), (255, 2), (400, 150)])
+def test_drafting_ends_neither_early_nor_with_an_error_at_a_page_edge(
+    tmp_path: Path, how: str, length: int, count: int
+) -> None:
+    options = {"ngram_draft": True} if how == "ngram" else {"draft_model": tmp_path}
+    engine = make_engine(tmp_path, draft=how == "model", exllamav2=options)
+    outcome = run(engine, [greedy(0, prompt(length), count)])[0]
+    assert outcome.token_ids == reference(prompt(length), count)
+    assert outcome.end.completion_tokens == count
+    assert engine._model.limits.reserve_tokens == 4
+
+
+def test_what_cannot_be_drafted_is_refused_by_name(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, exllamav2={"ngram_draft": True})
+    with pytest.raises(UnsupportedParameter, match="banned_strings"):
+        engine.submit(greedy(0, prompt(5), 5, banned_strings=["x"]))
+
+
+def test_a_batch_of_drafted_jobs_equals_the_model(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, draft=True, exllamav2={"draft_model": tmp_path}, cache_tokens=8192)
+    outcomes = run(engine, [greedy(n, prompt(200 + 30 * n, n), 60) for n in range(6)])
+    for n in range(6):
+        assert outcomes[n].token_ids == reference(prompt(200 + 30 * n, n), 60)
+
+
+def test_the_adapter_is_passed_to_every_forward_and_never_an_empty_list(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path)
+    generator = engine._model.generator
+    run(engine, [greedy(0, prompt(300), 3)])
+    assert set(map(str, generator.model.loras)) == {"None"}
+
+
+def test_banned_strings_give_ids_that_spell_the_text(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path)
+    settings = {"temperature": 1.0, "ignore_eos": True}
+    free = run(engine, [job(0, prompt(20), 30, seed=3, **settings)])[0]
+    pieces = engine._model.pieces
+    banned = [pieces.piece(token_id).decode(errors="ignore") for token_id in free.token_ids[5:9]]
+    banned = [text for text in banned if text.strip()] or [free.text[5:7]]
+    outcome = run(engine, [job(1, prompt(20), 30, seed=3, banned_strings=banned, **settings)])[1]
+    spelled = b"".join(pieces.piece(token_id) for token_id in outcome.token_ids).decode(errors="replace")
+    assert outcome.text == spelled
+    assert outcome.end.completion_tokens == 30
+    for text in banned:
+        assert text.lower() not in outcome.text.lower()
+    assert outcome.token_ids != free.token_ids
+
+
+def test_samplers_that_sort_the_vocabulary_look_at_a_bounded_number_of_candidates() -> None:
+    assert sampler_settings(sampling_params(top_p=0.9)).top_k == MAX_CANDIDATES
+    assert sampler_settings(sampling_params(tfs=0.9)).top_k == MAX_CANDIDATES
+    assert sampler_settings(sampling_params(typical_p=0.9)).top_k == MAX_CANDIDATES
+    assert sampler_settings(sampling_params(top_p=0.9, top_k=7)).top_k == 7
+    assert sampler_settings(sampling_params()).top_k == 0
+
+
+def test_the_engine_never_uses_the_librarys_asyncio_wrapper(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path)
+    assert "Async" not in type(engine._model.generator).__mro__[1].__name__
+
+
+def test_settings_are_neutral_unless_asked() -> None:
+    settings = sampler_settings(SamplingParams())
+    neutral = {"token_repetition_penalty": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    for name, value in neutral.items():
+        assert getattr(settings, name) == value
+    library = ExLlamaV2Sampler.Settings()
+    assert (library.temperature, library.top_k, library.top_p) != (1.0, 0, 1.0)
+
+
+def test_every_job_has_settings_of_its_own(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path)
+    params = sampling_params(mirostat=True, ignore_eos=True)
+    first, second = sampler_settings(params), sampler_settings(params)
+    assert first is not second
+    wanted = {"mirostat": True, "ignore_eos": True}
+    alone = run(engine, [job(0, prompt(20), 30, seed=1, **wanted)])[0]
+    after = run(engine, [job(1, prompt(9, 4), 30, seed=2, **wanted), job(2, prompt(20), 30, seed=1, **wanted)])[2]
+    assert after.token_ids == alone.token_ids
+
+
+def test_text_that_looks_like_a_special_token_stays_text(tmp_path: Path) -> None:
+    tokenizer = make_engine(tmp_path)._model.generator.tokenizer
+    assert 1 not in tokenizer.encode("<s>ab", encode_special_tokens=False)[0].tolist()
+    assert tokenizer.encode("<s>ab", encode_special_tokens=True)[0].tolist()[0] == 1
+
+
+def test_empty_strings_never_reach_the_matcher(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="banned_strings"):
+        sampling_params(banned_strings=[""])
+    with pytest.raises(InvalidRequest, match="stop"):
+        sampling_params(stop=[""])
