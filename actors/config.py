@@ -26,11 +26,13 @@ class SimulatedOptions(_Section):
     step_s: float = Field(0.02, ge=0.0, description="time of a step with one running job")
     step_s_per_job: float = Field(0.0, ge=0.0, description="what each further job adds to a step")
     prefill_tokens_per_s: float = Field(0.0, ge=0.0, description="0: prefill takes no time")
-    vocab_size: int = Field(2048, ge=2)
+    vocab_size: int = Field(2048, ge=8)
     context_tokens: int = Field(8192, ge=2)
     fail_at_step: int | None = Field(None, ge=1, description="raise in this step, once")
     exit_at_step: int | None = Field(None, ge=1, description="end the process in this step")
     stall_at_step: int | None = Field(None, ge=1, description="hang in this step")
+    fail_at_token: int | None = Field(None, ge=0, description="raise when a prompt that begins with this id starts")
+    exit_at_token: int | None = Field(None, ge=0, description="end the process when such a prompt starts")
     load_s: float = Field(0.0, ge=0.0)
     fail_load: bool = False
     stamp_text: bool = Field(

@@ -48,7 +48,7 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class PrefillStep:
-    """What one round of prefill did: `cached_tokens` prompt tokens were found valid, those of `start` to `end` computed.
+    """What one round of prefill did: `cached_tokens` prompt tokens were found valid, `start` to `end` were computed.
 
     With a `source`, the first `start % 256` rows of the page that `start` is in were copied from that page.
     """
