@@ -37,8 +37,8 @@ class Matchmaker:
 
     def matches(self, now_s: float, touched: set[int] | None, backlog_s: float) -> Iterator[Match]:
         """Yield what should start. The caller starts each match, and takes its request from the queue, before it asks
-        for the next. `touched` are the indexes of workers where room appeared since the last call; None: look at all. `backlog_s` is
-        how long the pool needs for everything that waits.
+        for the next. `touched` are the indexes of workers where room appeared since the last call; None: look at all.
+        `backlog_s` is how long the pool needs for everything that waits.
         """
         budget = max(2, SCORES_PER_EVENT // max(len(self._fleet), 1))
         if touched is None and not self._fleet.any_slot():
