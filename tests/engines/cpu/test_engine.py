@@ -141,10 +141,11 @@ def test_penalties_change_the_text(engine: CpuEngine) -> None:
     plain = alone(engine, job(1, "Once upon a time,", 60, ignore_eos=True))
     spread = alone(engine, job(1, "Once upon a time,", 60, ignore_eos=True, repetition_penalty=10.0))
     assert len(set(spread.token_ids)) > len(set(plain.token_ids))
-    for penalty in ("presence_penalty", "frequency_penalty"):
-        other = alone(engine, job(1, "Once upon a time,", 60, ignore_eos=True, **{penalty: 2.0}))
+    penalties: list[dict[str, Any]] = [{"presence_penalty": 2.0}, {"frequency_penalty": 2.0}]
+    for penalty in penalties:
+        other = alone(engine, job(1, "Once upon a time,", 60, ignore_eos=True, **penalty))
         assert other.token_ids != plain.token_ids
-        same = alone(engine, job(1, "Once upon a time,", 60, ignore_eos=True, repetition_range=0, **{penalty: 2.0}))
+        same = alone(engine, job(1, "Once upon a time,", 60, ignore_eos=True, repetition_range=0, **penalty))
         assert same.token_ids == plain.token_ids
 
 

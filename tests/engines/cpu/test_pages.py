@@ -114,7 +114,7 @@ def mixed_jobs(random: Random) -> list[EngineJob]:
     jobs = []
     for i in range(random.randint(1, 10)):
         prompt = (*filler(random.choice([0, 255, 256, 500]), random.randint(0, 1)), *filler(random.randint(1, 60), i))
-        options = random.choice(
+        options: dict[str, Any] = random.choice(
             [{}, {"stop": ["a"]}, {"regex": "[a-z]{3}"}, {"temperature": 1.0}, {"ignore_eos": True}]
         )
         jobs.append(job(i, prompt, random.choice([1, 5, 40, 300]), **options))
