@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from actors.messages import (
     TokenLogprobs,
     Usage,
     Welcome,
+    WorkerLimits,
 )
 from actors.paging import page_hashes
 from actors.requests import PreparedRequest, RequestOptions, prepare
@@ -40,8 +41,9 @@ from actors.worker_link import WorkerLink
 
 MAX_ATTEMPTS = 3
 """Placements of one request. A request that saw this many workers die is taken for the cause and fails."""
-LONG_PROMPT_CHARACTERS = 20_000
-"""Prompts from here on are tokenised off the event loop, since they take it for more than a few milliseconds."""
+LONG_PROMPT = 20_000
+"""Texts of so many characters, and lists of so many ids, are prepared off the event loop, since they take it for more
+than a few milliseconds. So are messages, whose template may do anything."""
 GREETING_TIMEOUT_S = 60.0
 PATIENCE_MIN_S, PATIENCE_MAX_S = 0.05, 5.0
 
@@ -94,6 +96,15 @@ class Front:
         encoder = await asyncio.to_thread(PromptEncoder.load, welcome.model_dir)
         return cls(dispatcher, welcome, encoder, patient=patient)
 
+    @property
+    def model_dir(self) -> str:
+        return self._welcome.model_dir
+
+    @property
+    def limits(self) -> tuple[WorkerLimits, ...]:
+        """What the workers that were there at the greeting can take."""
+        return self._welcome.limits
+
     def shut_down(self) -> None:
         """Close without waiting; must be called on the front's own event loop."""
         self._places.shut_down()
@@ -129,15 +140,23 @@ class Front:
         pieces = self._pieces(run, whole=False)
         try:
             async for text, token_ids, logprobs, finished in pieces:
+                timing = _timing(run, finished) if finished or not run.shown else None
                 run.shown = True
-                yield _delta(text, token_ids, logprobs, finished)
+                yield Delta(
+                    text=text,
+                    token_ids=token_ids,
+                    logprobs=logprobs,
+                    finish_reason=finished.reason if finished else None,
+                    usage=_usage(finished) if finished else None,
+                    timing=timing,
+                )
         finally:
             await pieces.aclose()
 
     async def _begin(self, prompt: Prompt, options: RequestOptions) -> _Run:
         started_at_s = time.monotonic()
         arguments = (self.encoder, prompt, options, self._welcome.limits, self._welcome.default_max_new_tokens)
-        if isinstance(prompt, str) and len(prompt) < LONG_PROMPT_CHARACTERS:
+        if _is_quick(prompt):
             request = prepare(*arguments)
         else:
             request = await asyncio.to_thread(prepare, *arguments)
@@ -268,15 +287,13 @@ def _raise_if_final(run: _Run, error: AttemptLost | EngineFailure) -> None:
     raise WorkerDied(f"{run.attempt} workers died under this request, the last one: {error}.") from None
 
 
-def _delta(
-    text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...], finished: Finished | None
-) -> Delta:
-    return Delta(
-        text=text,
-        token_ids=token_ids,
-        logprobs=logprobs,
-        finish_reason=finished.reason if finished else None,
-        usage=_usage(finished) if finished else None,
+def _is_quick(prompt: Prompt) -> bool:
+    if isinstance(prompt, str):
+        return len(prompt) < LONG_PROMPT
+    return (
+        isinstance(prompt, tuple | list)
+        and len(prompt) < LONG_PROMPT
+        and not (prompt and isinstance(prompt[0], Mapping))
     )
 
 
@@ -284,22 +301,26 @@ def _usage(finished: Finished) -> Usage:
     return Usage(finished.prompt_tokens, finished.completion_tokens, finished.cached_tokens)
 
 
+def _timing(run: _Run, finished: Finished | None) -> Timing:
+    """Where the time went so far; the worker's own share is known at the end only."""
+    now_s = time.monotonic()
+    queue_s = run.granted_at_s - run.started_at_s + (finished.queue_s if finished else 0.0)
+    prefill_s = finished.prefill_s if finished else now_s - run.granted_at_s
+    return Timing(
+        queue_s=queue_s, prefill_s=prefill_s, first_token_s=queue_s + prefill_s, total_s=now_s - run.started_at_s
+    )
+
+
 def _result(
     run: _Run, text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...], finished: Finished
 ) -> GenerationResult:
-    queue_s = run.granted_at_s - run.started_at_s + finished.queue_s
     return GenerationResult(
         request_id=run.request.request_id,
         text=text,
         token_ids=token_ids,
         finish_reason=finished.reason,
         usage=_usage(finished),
-        timing=Timing(
-            queue_s=queue_s,
-            prefill_s=finished.prefill_s,
-            first_token_s=queue_s + finished.prefill_s,
-            total_s=time.monotonic() - run.started_at_s,
-        ),
+        timing=_timing(run, finished),
         worker_id=run.worker_id,
         attempts=run.attempt,
         seed=run.request.seed,

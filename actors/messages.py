@@ -231,17 +231,6 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delta:
-    """A piece of a completion as it streams. The last one has `finish_reason` and `usage` set."""
-
-    text: str
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprobs, ...] = ()
-    finish_reason: FinishReason | None = None
-    usage: Usage | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """Seconds of a request's life: waiting in the dispatcher and the worker, prefill, first token, the whole."""
 
@@ -249,6 +238,21 @@ class Timing:
     prefill_s: float
     first_token_s: float
     total_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """A piece of a completion as it streams. The last one has `finish_reason` and `usage` set.
+
+    The first one has a `timing` of what is known by then, the last one that of the whole.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timing: Timing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,18 +61,28 @@ class PromptEncoder:
             raise ModelError(f"{directory / 'tokenizer.json'} is not a tokenizer: {error}.") from None
         return cls(tokenizer, plain, ChatTemplate.load(directory, _special_tokens(directory)))
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
     def encode(
-        self, prompt: Prompt, template: TemplateOptions | None = None, *, parse_special: bool = True
+        self,
+        prompt: Prompt,
+        template: TemplateOptions | None = None,
+        *,
+        parse_special: bool = True,
+        add_special: bool = True,
     ) -> tuple[int, ...]:
         """Token ids of a prompt.
 
-        Text gets the tokenizer's own BOS; names of special tokens in it count as such unless `parse_special` is
-        false. In chat messages they never do: text of a user does not become a control token.
+        Text gets the tokenizer's own BOS unless `add_special` is false; names of special tokens in it count as such
+        unless `parse_special` is false. In chat messages they never do: text of a user does not become a control
+        token, and the template writes what stands before and after it.
 
         :raises InvalidRequest: an empty prompt, a wrong type, a model without a chat template.
         """
         if isinstance(prompt, str):
-            return self._encode_text(prompt, parse_special)
+            return self._encode_text(prompt, parse_special, add_special)
         if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
             raise InvalidRequest(
                 f"A prompt is a text, a list of token ids or a list of messages, not {type(prompt).__name__}.",
@@ -84,12 +94,12 @@ class PromptEncoder:
             return self._encode_chat(prompt, template or TemplateOptions())  # type: ignore[arg-type]
         return tuple(_token_id(value, position) for position, value in enumerate(prompt))
 
-    def _encode_text(self, text: str, parse_special: bool) -> tuple[int, ...]:
+    def _encode_text(self, text: str, parse_special: bool, add_special: bool) -> tuple[int, ...]:
         if not text:
             raise InvalidRequest("The prompt is empty.", param="prompt")
         _check_text(text)
         tokenizer = self._tokenizer if parse_special else self._plain
-        return tuple(tokenizer.encode(text).ids)
+        return tuple(tokenizer.encode(text, add_special_tokens=add_special).ids)
 
     def _encode_chat(self, messages: Sequence[Mapping[str, Any]], options: TemplateOptions) -> tuple[int, ...]:
         if self._template is None:

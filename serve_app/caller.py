@@ -1,0 +1,28 @@
+"""Who asks: what authentication knows of a caller, as far as the API needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import HTTPConnection
+
+from actors.messages import Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`tenant` is whose share of the pool a request counts against; `max_priority` the best class it may ask for."""
+
+    tenant: str = ""
+    max_priority: Priority = Priority.INTERACTIVE
+
+
+ANYBODY = Caller()
+"""The caller of a server without keys."""
+
+
+def caller_of(request: HTTPConnection) -> Caller:
+    """The caller that authentication has put into `request.state.caller`, else anybody."""
+    caller = getattr(request.state, "caller", ANYBODY)
+    assert isinstance(caller, Caller)
+    return caller

@@ -1,0 +1,149 @@
+"""The models that an application serves: each name stands for a pool, with a front of this process to it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from actors.engines.text import TokenPieces
+from actors.errors import ExlpoolError, NoHealthyWorker
+from actors.front import Front
+from actors.messages import Priority, WorkerLimits
+from actors.tokenizer import PromptEncoder
+from serve_app.errors import ModelNotFound
+from serve_app.readiness import Readiness
+
+logger = logging.getLogger(__name__)
+
+OPENING_RETRY_S = 2.0
+"""What a client is told to wait while a model is still being loaded."""
+
+
+class ServedModel:
+    """A pool under a name. `start` it on the event loop that will use it, `close` it there before the loop ends.
+
+    Until the pool has a worker, and again when it has none, requests are refused with 503; nothing here blocks.
+    """
+
+    def __init__(
+        self, name: str, dispatcher: Any, *, created: int, default_priority: Priority = Priority.DEFAULT
+    ) -> None:
+        """`dispatcher` is the handle of the pool's dispatcher; `created` a Unix time that every replica agrees on."""
+        self.name = name
+        self.created = created
+        self.default_priority = default_priority
+        self._dispatcher = dispatcher
+        self._readiness = Readiness(dispatcher)
+        self._opening: asyncio.Task[None] | None = None
+        self._front: Front | None = None
+        self._pieces: TokenPieces | None = None
+        self._failure: ExlpoolError | None = None
+
+    def start(self) -> None:
+        """Begin to open the front and to watch the pool; returns at once."""
+        self._readiness.start()
+        self._opening = asyncio.create_task(self._open())
+
+    async def wait_ready(self) -> None:
+        """Wait until requests are accepted.
+
+        :raises ExlpoolError: the pool can load no worker at all.
+        """
+        assert self._opening is not None, "start() comes first"
+        await asyncio.shield(self._opening)
+        if self._failure is not None:
+            raise self._failure
+        await self._readiness.wait()
+
+    async def close(self) -> None:
+        """Cancel everything that still runs here; the pool itself stays."""
+        await self._readiness.close()
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        if self._front is not None:
+            await self._front.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether some worker can generate now, as far as this process knows."""
+        return self._front is not None and self._readiness.ready
+
+    @property
+    def front(self) -> Front:
+        """:raises NoHealthyWorker: the pool is not open yet, or failed."""
+        if self._front is None:
+            if self._failure is not None:
+                raise NoHealthyWorker(f"The model {self.name!r} could not be loaded: {self._failure.message}")
+            raise NoHealthyWorker(f"The model {self.name!r} is being loaded.", retry_after_s=OPENING_RETRY_S)
+        return self._front
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        return self.front.encoder
+
+    @property
+    def pieces(self) -> TokenPieces:
+        """What each token adds to a text."""
+        if self._pieces is None:
+            self._pieces = TokenPieces(self.encoder.tokenizer)
+        return self._pieces
+
+    @property
+    def limits(self) -> Sequence[WorkerLimits]:
+        """Of the workers that were there when the front was opened."""
+        return self.front.limits
+
+    @property
+    def fingerprint(self) -> str:
+        """`system_fingerprint`: equal where the same seed gives the same text, hardware aside."""
+        first = self.limits[0]
+        return "fp_" + hashlib.sha256(f"{self.name} {first.engine} {first.model}".encode()).hexdigest()[:10]
+
+    async def _open(self) -> None:
+        try:
+            self._front = await Front.open(self._dispatcher, patient=False)
+        except ExlpoolError as error:
+            logger.error("Model %s cannot be served: %s", self.name, error)
+            self._failure = error
+        except Exception as error:
+            logger.exception("Model %s cannot be served", self.name)
+            self._failure = NoHealthyWorker(f"{type(error).__name__}: {error}")
+
+
+class Models:
+    """The models of one application, by name, in order; the first is meant where a request names none."""
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self._models = {model.name: model for model in models}
+        if len(self._models) != len(models) or not models:
+            raise ValueError("an application serves at least one model, each under a name of its own")
+
+    def __iter__(self) -> Any:
+        return iter(self._models.values())
+
+    def get(self, name: str) -> ServedModel:
+        """:raises ModelNotFound: no model has this name."""
+        model = self._models.get(name)
+        if model is None:
+            raise ModelNotFound(f"The model {name!r} does not exist. Known: {', '.join(self._models)}.", param="model")
+        return model
+
+    @property
+    def first(self) -> ServedModel:
+        return next(iter(self._models.values()))
+
+    @property
+    def ready(self) -> bool:
+        """Every model can generate."""
+        return all(model.ready for model in self._models.values())
+
+    def start(self) -> None:
+        for model in self._models.values():
+            model.start()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(model.close() for model in self._models.values()))
