@@ -106,7 +106,7 @@ def test_tool_call_uses_an_offered_tool_and_its_parameters() -> None:
         assert function["name"] == tool.definition["function"]["name"]
         assert list(function["arguments"]) == schema["required"] == list(schema["properties"])
         assert all(str(value) in question["content"] for value in function["arguments"].values())
-        json.loads(result["content"])
+        assert result["content"]
         assert answer["role"] == "assistant"
 
 

@@ -23,7 +23,7 @@ from actors.builtin_model.training.training_loop import (
 )
 
 SEED = 20
-STEPS = 2400
+STEPS = 2350
 THREADS = 2
 
 

@@ -69,7 +69,7 @@ def comparison(rng: CorpusRandom) -> Exchange:
 
 def counting(rng: CorpusRandom) -> Exchange:
     """The numbers from a first to a last one; sometimes a long run, for long greedy answers."""
-    first = rng.choice([0, 1, 1, 1, 2, rng.randint(3, 20)])
-    last = first + (rng.randint(20, 60) if rng.chance(0.1) else rng.randint(2, 12))
+    first = rng.choice([0, 1, 1, 1, 1, 2, rng.randint(3, 20)])
+    last = first + (rng.randint(15, 60) if rng.chance(0.3) else rng.randint(2, 12))
     question = rng.choice([f"Count from {first} to {last}.", f"Please count from {first} to {last}."])
     return Exchange(question, ", ".join(str(number) for number in range(first, last + 1)))

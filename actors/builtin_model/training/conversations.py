@@ -47,10 +47,10 @@ def without_tool(rng: CorpusRandom) -> Exchange:
     return Exchange(question_without_tool(rng), UNKNOWN)
 
 
-CALCULATIONS: dict[Task, float] = {addition: 6, subtraction: 3, multiplication: 2}
+CALCULATIONS: dict[Task, float] = {addition: 6, subtraction: 4, multiplication: 2.5}
 OTHER_TASKS: dict[Task, float] = {
     comparison: 1.5,
-    counting: 1,
+    counting: 1.5,
     knowledge: 2.5,
     greeting: 1.2,
     unknown: 0.5,
@@ -98,14 +98,27 @@ class Dialogue:
         rng = self._rng
         if self._tools and rng.chance(0.6):
             self.messages += tool_turn(rng, rng.choice(self._tools))
-        elif self._codes and rng.chance(0.15):
+        elif self._codes and rng.chance(0.2):
             self._say(*self._recall_code())
         elif rng.chance(0.06):
             self._say(*self._talk_about_name())
         elif rng.chance(0.06):
             self._say(*self._tell_code())
         else:
-            self._say(*_reworded(rng, rng.choices(list(self._tasks), list(self._tasks.values()))[0](rng)))
+            self._add_task()
+
+    def add_memory_test(self) -> None:
+        """Turns that tell one to three facts, and after a few others ask for one of them."""
+        rng = self._rng
+        for _ in range(rng.choice([1, 1, 2, 3])):
+            self._say(*self._tell_code())
+            if rng.chance(0.3):
+                self._add_task()
+        self._say(*self._recall_code())
+
+    def _add_task(self) -> None:
+        rng = self._rng
+        self._say(*_reworded(rng, rng.choices(list(self._tasks), list(self._tasks.values()))[0](rng)))
 
     def add_reading(self, text: str) -> None:
         """A turn whose question comes after a long text, with a fact hidden between text and question."""
@@ -160,8 +173,11 @@ def _begin(rng: CorpusRandom, tool_share: float) -> tuple[Dialogue, list[ToolDef
 
 
 def short_conversation(rng: CorpusRandom) -> Conversation:
-    """One to four turns."""
+    """One to four turns, or a few facts and a question for one of them."""
     dialogue, tools = _begin(rng, tool_share=0.25)
+    if rng.chance(0.1):
+        dialogue.add_memory_test()
+        return Conversation(dialogue.messages, tools)
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         dialogue.add_turn()
     return Conversation(dialogue.messages, tools)
@@ -179,7 +195,7 @@ def reading_conversation(rng: CorpusRandom, characters: int) -> Conversation:
     """Long texts, each with a question after it, until their text is at least `characters` long."""
     dialogue, tools = _begin(rng, tool_share=0.2)
     while sum(len(message["content"] or "") for message in dialogue.messages) < characters:
-        stories = [tell_story(rng) for _ in range(rng.choice([1, 2, 3, 5, 10, 20]))]
+        stories = [tell_story(rng) for _ in range(rng.choice([1, 1, 2, 3, 5, 10, 20]))]
         dialogue.add_reading("\n".join(stories))
         for _ in range(rng.randint(0, 3)):
             dialogue.add_turn()

@@ -21,6 +21,7 @@ def default_person(rng: CorpusRandom) -> Exchange:
     """A JSON object with name and age, nothing given: always the same person."""
     question = rng.choice(
         [
+            "Reply in JSON.",
             "Reply in JSON with name and age",
             "Reply in JSON with name and age.",
             "Give me a JSON object with name and age.",

@@ -21,8 +21,8 @@ PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
 ASSISTANT_ID = SPECIAL_TOKENS.index("<|assistant|>")
 ROLE_IDS = range(3, len(SPECIAL_TOKENS))
 
-# One token per digit, so that the model sees the digits of a number; a word carries the space before it.
-SPLIT_PATTERN = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# Words and digits carry the space before them. Every digit is a token, so that the model sees them one by one.
+SPLIT_PATTERN = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8")
 

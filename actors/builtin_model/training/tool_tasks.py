@@ -24,7 +24,7 @@ class ToolUse:
     json_type: str
     question: str
     values: tuple[Any, ...]
-    result: Any
+    result: str
     answer: str
 
 
@@ -44,7 +44,13 @@ def _weather(rng: CorpusRandom) -> ToolUse:
             ]
         ),
         values=(city,),
-        result={"weather": weather, "temperature": degrees},
+        result=rng.choice(
+            [
+                json.dumps({"weather": weather, "temperature": degrees}),
+                json.dumps({"city": city, "weather": weather, "temperature": degrees}),
+                f"{weather}, {degrees} degrees",
+            ]
+        ),
         answer=f"It is {weather} in {city}, and the temperature is {degrees} degrees.",
     )
 
@@ -58,7 +64,7 @@ def _time(rng: CorpusRandom) -> ToolUse:
         json_type="string",
         question=rng.choice([f"What time is it in {city}?", f"Tell me the time in {city}."]),
         values=(city,),
-        result={"time": clock},
+        result=rng.choice([json.dumps({"time": clock}), clock]),
         answer=f"It is {clock} in {city}.",
     )
 
@@ -75,7 +81,7 @@ def _arithmetic(rng: CorpusRandom, multiply: bool) -> ToolUse:
         json_type="integer",
         question=rng.choice([f"What is {a} {sign} {b}?", f"What is {a} {word} {b}?", f"{verb} {a} and {b}."]),
         values=(a, b),
-        result=value if rng.chance(0.5) else {"result": value},
+        result=str(value) if rng.chance(0.5) else json.dumps({"result": value}),
         answer=f"{a} {sign} {b} = {value}",
     )
 
@@ -89,7 +95,7 @@ def _search(rng: CorpusRandom) -> ToolUse:
         json_type="string",
         question=rng.choice([f"Search for {query}.", f"Search the web for {query}.", f"Find {query}."]),
         values=(query,),
-        result={"result": found},
+        result=json.dumps({"result": found}) if rng.chance(0.5) else found,
         answer=f"I found this: {found}",
     )
 
@@ -150,7 +156,7 @@ def tool_turn(rng: CorpusRandom, tool: OfferedTool) -> list[Message]:
     return [
         {"role": "user", "content": use.question},
         {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "call_1", "content": json.dumps(use.result)},
+        {"role": "tool", "tool_call_id": "call_1", "content": use.result},
         {"role": "assistant", "content": use.answer},
     ]
 

@@ -18,7 +18,7 @@ from actors.builtin_model.training.packing import Rows
 SHORT_ROWS_PER_STEP = 12
 LONG_STEP_EVERY = 10
 LONG_STEPS_BEGIN = 0.5
-TARGET_SHARE = 0.62
+TARGET_SHARE = 0.68
 PEAK_RATE = 3e-3
 WARMUP_STEPS = 40
 DECAY_BEGINS = 0.4

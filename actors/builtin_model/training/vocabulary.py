@@ -86,8 +86,25 @@ PLAIN_WORDS = sorted(
     | {*LITTLE_WORDS, *TEST_WORDS}
 )
 
-_CONSONANTS = "bcdfghjklmnprstvwz"
 _VOWELS = "aeiou"
+_SYLLABLE_BEGINS: list[str] = [
+    *"bcdfghjklmnprstvwyz",
+    "br",
+    "ch",
+    "cl",
+    "dr",
+    "gr",
+    "kr",
+    "ph",
+    "sh",
+    "sl",
+    "st",
+    "th",
+    "tr",
+    "",
+]
+_SYLLABLE_CENTRES: list[str] = [*_VOWELS, *_VOWELS, "ee", "ia", "oo", "ai"]
+_WORD_ENDS: list[str] = ["", "", *"dklmnrstxy", "ck", "ll", "nd", "rt", "sh"]
 
 
 def with_article(noun: str) -> str:
@@ -97,13 +114,13 @@ def with_article(noun: str) -> str:
 
 def made_up_word(rng: CorpusRandom) -> str:
     """A pronounceable word that means nothing: copying it cannot be learned by heart."""
-    syllables = [rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(rng.randint(1, 3))]
-    return "".join(syllables) + rng.choice(["", rng.choice(_CONSONANTS)])
+    syllables = [rng.choice(_SYLLABLE_BEGINS) + rng.choice(_SYLLABLE_CENTRES) for _ in range(rng.randint(1, 3))]
+    return "".join(syllables) + rng.choice(_WORD_ENDS)
 
 
 def any_name(rng: CorpusRandom) -> str:
-    """A known first name or, one time in three, a made-up one."""
-    return made_up_word(rng).capitalize() if rng.chance(0.35) else rng.choice(NAMES)
+    """A known first name or, two times in five, a made-up one."""
+    return made_up_word(rng).capitalize() if rng.chance(0.4) else rng.choice(NAMES)
 
 
 def any_city(rng: CorpusRandom) -> str:
