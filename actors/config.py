@@ -128,7 +128,7 @@ def load_config(path: Annotated[Path, "a YAML file"]) -> PoolConfig:
     except OSError as error:
         raise ConfigurationError(f"Cannot read {path}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not valid YAML: {error}.") from None
+        raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise ConfigurationError(f"{path} must hold a mapping of settings.")
     return pool_config(**{str(key): value for key, value in values.items()})
