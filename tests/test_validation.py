@@ -42,7 +42,7 @@ def test_the_completion_is_as_long_as_asked_else_the_default_else_what_is_left()
 def test_prompt_and_completion_must_fit_the_context() -> None:
     assert check(10, max_new_tokens=990) == 990
     for values in ({"max_new_tokens": 991}, {"min_new_tokens": 991}):
-        with pytest.raises(ContextLengthExceeded, match="990|991") as caught:
+        with pytest.raises(ContextLengthExceeded, match=r"990|991") as caught:
             check(10, **values)
         assert caught.value.param == "max_new_tokens"
     with pytest.raises(ContextLengthExceeded, match="1000") as caught:
