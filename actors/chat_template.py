@@ -17,7 +17,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from actors.errors import InvalidRequest
+from actors.errors import InvalidRequest, ModelError
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -51,6 +51,7 @@ class ChatTemplate:
     """A compiled template; `variables` are what it may use beside the messages (bos_token and the like)."""
 
     def __init__(self, source: str, variables: Mapping[str, str]) -> None:
+        self.source = source
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
         )
@@ -60,19 +61,19 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
-            raise InvalidRequest(f"The model's chat template is broken: {error}.", param="messages") from None
+            raise ModelError(f"The model's chat template is broken: {error}.") from None
         self._variables = dict(variables)
 
     @classmethod
     def load(cls, model_dir: Path, variables: Mapping[str, str]) -> ChatTemplate | None:
-        """The template of a model directory: `chat_template.jinja`, else tokenizer_config.json; None if it has none."""
+        """The template of a model directory: `chat_template.jinja`, else tokenizer_config.json; None if it has none.
+
+        :raises ModelError: a file is damaged, or the template is no template.
+        """
         file = model_dir / "chat_template.jinja"
         if file.is_file():
-            return cls(file.read_text(encoding="utf-8"), variables)
-        config_file = model_dir / "tokenizer_config.json"
-        if not config_file.is_file():
-            return None
-        source = json.loads(config_file.read_text(encoding="utf-8")).get("chat_template")
+            return cls(_read_text(file), variables)
+        source = read_tokenizer_config(model_dir).get("chat_template")
         if isinstance(source, list):  # named templates, as some models have them
             named = {entry["name"]: entry["template"] for entry in source}
             source = named.get("default")
@@ -106,6 +107,32 @@ class ChatTemplate:
                 f"The model's chat template refuses these messages: {error}.", param="messages"
             ) from None
         return text.partition(_END_OF_CONTENT)[0] if continue_final_message else text
+
+
+def read_tokenizer_config(model_dir: Path) -> dict[str, Any]:
+    """The directory's tokenizer_config.json, empty where there is none.
+
+    :raises ModelError: it is damaged.
+    """
+    file = model_dir / "tokenizer_config.json"
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(_read_text(file))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ModelError(f"{file} does not hold a JSON object: fetch it again.")
+    return config
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"Cannot read {file}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ModelError(f"{file} is not text: fetch it again.") from None
 
 
 def _marked(message: Mapping[str, Any]) -> dict[str, Any]:

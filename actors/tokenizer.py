@@ -16,7 +16,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from actors.chat_template import ChatTemplate
+from actors.chat_template import ChatTemplate, read_tokenizer_config
 from actors.errors import InvalidRequest, ModelError
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
@@ -64,6 +64,11 @@ class PromptEncoder:
     @property
     def tokenizer(self) -> Tokenizer:
         return self._tokenizer
+
+    @property
+    def template_source(self) -> str | None:
+        """The chat template as it was written; None: the model has none."""
+        return None if self._template is None else self._template.source
 
     def encode(
         self,
@@ -204,11 +209,8 @@ def _check_text(text: str) -> None:
 
 def _special_tokens(directory: Path) -> dict[str, str]:
     """The named special tokens that templates use: bos_token, eos_token and their like."""
-    file = directory / "tokenizer_config.json"
-    if not file.is_file():
-        return {}
     tokens = {}
-    for name, value in json.loads(file.read_text(encoding="utf-8")).items():
+    for name, value in read_tokenizer_config(directory).items():
         text = value.get("content") if isinstance(value, dict) else value
         if name.endswith("_token") and isinstance(text, str):
             tokens[name] = text
