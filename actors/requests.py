@@ -16,6 +16,7 @@ from actors.validation import validate_request
 
 MAX_TENANT_CHARACTERS = 128
 _PRIORITIES = tuple(priority.value for priority in Priority)
+_TAKEN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +57,28 @@ def request_options(
         priority=Priority(priority),
         tenant=tenant,
         timeout_s=timeout_s,
-        template=TemplateOptions(tools, add_generation_prompt, continue_final_message, template_variables),
+        template=_template_options(tools, add_generation_prompt, continue_final_message, template_variables),
     )
+
+
+def _template_options(
+    tools: Any, add_generation_prompt: Any, continue_final_message: Any, variables: Any
+) -> TemplateOptions:
+    if tools is not None and not (isinstance(tools, list | tuple) and all(isinstance(tool, Mapping) for tool in tools)):
+        raise InvalidRequest("tools is a list of objects.", param="tools")
+    for name, value in (
+        ("add_generation_prompt", add_generation_prompt),
+        ("continue_final_message", continue_final_message),
+    ):
+        if not isinstance(value, bool):
+            raise InvalidRequest(f"{name} is true or false, not {value!r}.", param=name)
+    if variables is not None:
+        if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
+            raise InvalidRequest("template_variables is a mapping from names to values.", param="template_variables")
+        taken = sorted(_TAKEN_VARIABLES & set(variables))
+        if taken:
+            raise InvalidRequest(f"template_variables cannot set {taken[0]}.", param="template_variables")
+    return TemplateOptions(tools, add_generation_prompt, continue_final_message, variables)
 
 
 def _is_positive(value: Any) -> bool:

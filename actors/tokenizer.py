@@ -5,7 +5,6 @@ Used by fronts. Imports neither torch nor transformers, so that a front starts f
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
