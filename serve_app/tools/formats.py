@@ -6,8 +6,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
+from actors.chat_template import template_source
 from actors.errors import ConfigurationError
 
 ArgumentsKey = Literal["arguments", "parameters"]
@@ -62,6 +64,15 @@ FORMATS: Mapping[str, ToolFormat] = {
 # Families that share a mark with one of the formats and write something else behind it.
 _OTHERS = re.compile(r"<function=|<arg_key>|\[ARGS\]|\[CALL_ID\]")
 _LLAMA3 = re.compile(r"""["']parameters["']\s*:""")
+
+
+def load_format(model_dir: Path, *, configured: str | None = None) -> ToolFormat | None:
+    """`detect_format` for a model directory, whose files PromptEncoder reads as well.
+
+    :raises ConfigurationError: `configured` is no format's name.
+    """
+    tokenizer_json = (model_dir / "tokenizer.json").read_text(encoding="utf-8")
+    return detect_format(template_source(model_dir), added_tokens(tokenizer_json), configured=configured)
 
 
 def detect_format(
