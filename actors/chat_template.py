@@ -70,8 +70,14 @@ class ChatTemplate:
 
         :raises ModelError: a file is damaged, or the template is no template.
         """
-        source = template_source(model_dir)
-        return None if source is None else cls(source, variables)
+        file = model_dir / "chat_template.jinja"
+        if file.is_file():
+            return cls(_read_text(file), variables)
+        source = read_tokenizer_config(model_dir).get("chat_template")
+        if isinstance(source, list):  # named templates, as some models have them
+            named = {entry["name"]: entry["template"] for entry in source}
+            source = named.get("default")
+        return cls(source, variables) if isinstance(source, str) else None
 
     def render(
         self,
@@ -127,20 +133,6 @@ def _read_text(file: Path) -> str:
         raise ModelError(f"Cannot read {file}: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise ModelError(f"{file} is not text: fetch it again.") from None
-
-
-def template_source(model_dir: Path) -> str | None:
-    """The text of a model directory's template, as `ChatTemplate.load` finds it."""
-    file = model_dir / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    config_file = model_dir / "tokenizer_config.json"
-    if not config_file.is_file():
-        return None
-    source = json.loads(config_file.read_text(encoding="utf-8")).get("chat_template")
-    if isinstance(source, list):  # named templates, as some models have them
-        source = {entry["name"]: entry["template"] for entry in source}.get("default")
-    return source if isinstance(source, str) else None
 
 
 def _marked(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 A request with tools goes through here twice. `plan_tools` checks what the caller asked for and says what to give the
 template and the sampler; then one parser per choice (`plan.parser()`) turns the text of its deltas into events:
 
-    format = load_format(model_dir, configured=None)                         # once per model; None: knows no tools
+    format = detect_format(encoder.template_source, added_tokens(encoder.tokenizer))   # once per model
     constraint = text_constraint(response_format, guided_regex=...)          # once per request; None: any text
     plan = plan_tools(tools, choice, tool_format=format, constraint=constraint)   # refuses with 400
     TemplateOptions(tools=plan.template_tools)                               # None: render without tools
@@ -20,7 +20,7 @@ A plan without offered tools passes text through, so a route needs no second pat
 
 from serve_app.tools.definitions import Tool, ToolChoice
 from serve_app.tools.events import TextPiece, ToolCallArguments, ToolCallStarted, ToolEvent
-from serve_app.tools.formats import FORMATS, AddedToken, ToolFormat, added_tokens, detect_format, load_format
+from serve_app.tools.formats import FORMATS, AddedToken, ToolFormat, added_tokens, detect_format
 from serve_app.tools.messages import message_for_template
 from serve_app.tools.parser import ToolCallParser
 from serve_app.tools.plan import ToolPlan, plan_tools
@@ -39,7 +39,6 @@ __all__ = [
     "ToolPlan",
     "added_tokens",
     "detect_format",
-    "load_format",
     "message_for_template",
     "plan_tools",
 ]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
-from actors.chat_template import template_source
+from tokenizers import Tokenizer
+
 from actors.errors import ConfigurationError
 
 ArgumentsKey = Literal["arguments", "parameters"]
@@ -66,15 +65,6 @@ _OTHERS = re.compile(r"<function=|<arg_key>|\[ARGS\]|\[CALL_ID\]")
 _LLAMA3 = re.compile(r"""["']parameters["']\s*:""")
 
 
-def load_format(model_dir: Path, *, configured: str | None = None) -> ToolFormat | None:
-    """`detect_format` for a model directory, whose files PromptEncoder reads as well.
-
-    :raises ConfigurationError: `configured` is no format's name.
-    """
-    tokenizer_json = (model_dir / "tokenizer.json").read_text(encoding="utf-8")
-    return detect_format(template_source(model_dir), added_tokens(tokenizer_json), configured=configured)
-
-
 def detect_format(
     template: str | None, tokens: Mapping[str, AddedToken], *, configured: str | None = None
 ) -> ToolFormat | None:
@@ -110,7 +100,7 @@ def _with_tokens(tool_format: ToolFormat, tokens: Mapping[str, AddedToken]) -> T
     )
 
 
-def added_tokens(tokenizer_json: str) -> dict[str, AddedToken]:
-    """The added tokens of a `tokenizer.json`, by their text."""
-    entries = json.loads(tokenizer_json).get("added_tokens") or ()
-    return {entry["content"]: AddedToken(entry["id"], bool(entry.get("special"))) for entry in entries}
+def added_tokens(tokenizer: Tokenizer) -> dict[str, AddedToken]:
+    """The added tokens of a tokenizer, by their text."""
+    decoder = tokenizer.get_added_tokens_decoder()
+    return {token.content: AddedToken(token_id, token.special) for token_id, token in decoder.items()}
