@@ -93,6 +93,9 @@ class Placement:
                 eligible[index] = False
         if request.admission.excluded_workers:
             self._exclude(request, eligible)
+        if request.reserves >= 0 and eligible[request.reserves]:  # it must not let that worker stand idle for another
+            eligible[:] = False
+            eligible[request.reserves] = True
         return eligible
 
     def _exclude(self, request: Request, eligible: NDArray[np.bool_]) -> None:
@@ -133,11 +136,15 @@ class Placement:
                 short_pages[index] += promised
         self._fleet.refresh_releases(now_s)
         size = need.size
+        total_pages = self._fleet.column(Column.TOTAL_PAGES)
+        rounds = np.maximum(short_pages / np.maximum(total_pages, 1.0), 1.0)
+        short_pages = np.minimum(short_pages, total_pages)  # more than a whole worker: it has to empty several times
         step = (self._fleet.release_pages[:, :size] < short_pages).sum(axis=0)
         step = np.maximum(step, (-slots).astype(np.intp))  # one end gives the one slot that is missing
         step = np.minimum(step, PROFILE_STEPS - 1)
-        at_s = self._fleet.release_s[step, np.arange(size)]
-        waits: Floats = np.maximum(at_s - now_s, SHORTEST_WAIT_S)
+        wait_s = rounds * np.maximum(self._fleet.release_s[step, np.arange(size)] - now_s, SHORTEST_WAIT_S)
+        # No end gives class batch what is kept from it; it has it once the memory of the peak has faded.
+        waits: Floats = np.where(np.isfinite(wait_s), wait_s, PEAK_HALF_LIFE_S)
         return waits
 
     def _depths(self, levels: list[tuple[int, int]], size: int) -> Floats:
