@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from actors.messages import Admission, Grant, Priority, Refusal, RefusalReason
+from actors.messages import Admission, Grant, Priority, Refusal, RefusalReason, WorkerLimits
 from actors.paging import PAGE_TOKENS
 from actors.scheduling import intake
 from actors.scheduling.actions import Action, Refuse, Start
@@ -66,8 +66,8 @@ class Scheduler:
         self.ignored: Counter[str] = Counter()
         self._journal = Journal()
         self._arrived: Request | None = None
-        self.unchecked: list[Request] = []
-        """Requests that were admitted before any worker's limits were known."""
+        self._checked_limits: frozenset[WorkerLimits] = frozenset()
+        """Limits of which at least one fits every request that waits; empty while nobody knows any."""
         self.workers = WorkerEvents(self)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             Submitted: self._on_submitted,
@@ -139,8 +139,6 @@ class Scheduler:
             self.refuse(admission.request_id, RefusalReason.QUEUE_FULL, text, self._retry_after_s())
         else:
             self._enqueue(admission)
-            if not limits and self._arrived is not None:
-                self.unchecked.append(self._arrived)
 
     def _duplicate(self, known: Request, admission: Admission) -> None:
         if admission == known.admission:
@@ -172,7 +170,9 @@ class Scheduler:
         return self.config.max_batch_wait_s if batch else self.config.max_wait_s
 
     def _retry_after_s(self) -> float:
-        return self.waits.retry_after_s(self.waits.wait_s(self.queue.work, None), self.config.max_wait_s)
+        """Until half of the queue, or of the longest wait, will be free."""
+        wait_s = self.waits.wait_s(self.queue.work, None)
+        return self.waits.retry_after_s(wait_s, min(wait_s, self.config.max_wait_s))
 
     def _on_cancelled(self, event: Cancelled) -> None:
         request = self.requests.get(event.request_id)
@@ -184,6 +184,7 @@ class Scheduler:
 
     def _on_tick(self, event: Tick) -> None:
         self.workers.expire_leases()
+        self.workers.repeat_resyncs()
         self.fleet.age_releases()
         self.touched = None
 
@@ -194,7 +195,7 @@ class Scheduler:
             waited_s = self.now_s - request.arrived_s
             timeout_s = request.admission.timeout_s
             self.end(request, "waited {:.1f} s, which is its limit", waited_s)
-            if timeout_s is not None and waited_s >= timeout_s:
+            if timeout_s is not None and timeout_s <= self._bound_s(request.admission):
                 text = f"It waited {waited_s:.1f} s for a worker; its own time limit was {timeout_s:.1f} s."
                 self.refuse(request.request_id, RefusalReason.DEADLINE, text)
             else:
@@ -211,7 +212,7 @@ class Scheduler:
         request, worker = match
         admission = request.admission
         waited_s = self.now_s - request.arrived_s
-        if request is not self._arrived:
+        if not math.isnan(request.estimated_wait_s):
             self.waits.started(request.estimated_wait_s, waited_s)
         pages = self.fleet.known.leading(admission.page_hashes, 1 << worker.index)
         miss_tokens = admission.prompt_tokens - pages * PAGE_TOKENS
@@ -238,14 +239,14 @@ class Scheduler:
     def _press_back(self) -> None:
         """Refuse the request that just arrived if it would wait too long."""
         request, self._arrived = self._arrived, None
-        if request is None or request not in self.queue:
+        if request is None or request not in self.queue or not len(self.fleet):
             return
         place_wait_s = request.place_wait_s if request.wants >= 0 else None
         if place_wait_s is not None:
             self.waits.looked(place_wait_s)
         request.estimated_wait_s = self.waits.wait_s(request.work_ahead, place_wait_s)
         bound_s = request.deadline_s - request.arrived_s
-        if request.estimated_wait_s <= bound_s or request.admission.attempt > 1 or not len(self.fleet):
+        if request.estimated_wait_s <= bound_s or request.admission.attempt > 1:
             return
         text = (
             f"It would wait about {request.estimated_wait_s:.1f} s for a worker, with {len(self.queue) - 1} other "
@@ -263,13 +264,19 @@ class Scheduler:
         request.state = state
         self.fleet.changed(worker)
 
-    def end(self, request: Request, why: str, *values: object) -> None:
-        """Forget a request, in whatever state it is, and give back all that it holds."""
+    def end(self, request: Request, why: str, *values: object, output_tokens: float | None = None) -> None:
+        """Forget a request, in whatever state it is, and give back all that it holds.
+
+        Its tenant is charged for `output_tokens`; None: nobody knows, so for what it is likely to have had.
+        """
         del self.requests[request.request_id]
         worker = request.worker
         if worker is None:
             self._leave_queue(request)
         else:
+            if output_tokens is None:
+                output_tokens = worker.likely_output_tokens(request, self.now_s)
+            self.queue.settle(request, output_tokens)
             worker.release(request)
             self.room_appeared(worker)
         self.note(request, why, *values)
@@ -281,14 +288,17 @@ class Scheduler:
             self.touched.add(index)
 
     def refuse_oversized(self) -> None:
-        """A worker came up: refuse whoever was admitted while nobody knew the limits and turns out not to fit."""
+        """Workers came or went: refuse whoever waits and fits none of those that there are or will be again."""
         limits = self.workers.known_limits()
-        for request in self.unchecked:
-            if request in self.queue and not any(fits(request.admission, limit) for limit in limits):
+        if not limits or self._checked_limits == set(limits):
+            self._checked_limits = frozenset(limits)
+            return
+        self._checked_limits = frozenset(limits)
+        for request in list(self.queue):
+            if not any(fits(request.admission, limit) for limit in limits):
                 self.end(request, "fits no worker")
                 text = intake.size_message(request.admission, limits)
                 self.refuse(request.request_id, RefusalReason.OVERSIZED, text)
-        self.unchecked.clear()
 
     def refuse_all(self) -> None:
         """Nobody will ever come: refuse whoever waits."""

@@ -17,7 +17,9 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """A front gives a request up (finished with an error, caller gone). Unknown ids are ignored."""
+    """A front gives a request up (finished with an error, caller gone). Unknown ids are ignored.
+
+    What it held is free at once: its worker, told by the front, drops it at the end of the step that is going on."""
 
     request_id: str
 
@@ -63,7 +65,9 @@ class WorkerUp:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDown:
-    """A worker process is gone for good. Its attempts are over; fronts submit them again if they want to."""
+    """A worker process is gone for good. Its attempts are over; fronts submit them again if they want to.
+
+    Another one is expected in its slot, until `WorkerLost` says otherwise or unless it was being emptied."""
 
     worker_id: str
     reason: str
@@ -71,7 +75,7 @@ class WorkerDown:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSuspected:
-    """A worker has stopped to report: place nothing there until its next report."""
+    """A worker has stopped to report: place nothing there until its next report, which is asked for."""
 
     worker_id: str
 
@@ -90,7 +94,8 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passed. Deadlines, holds and suspicions are looked at; once every 100 ms or so is enough."""
+    """Time passed. Deadlines, holds, unconfirmed starts and unanswered resyncs are looked at; once every 100 ms or so
+    is enough."""
 
 
 Event = (

@@ -68,7 +68,7 @@ class Fleet:
 
     @property
     def limits(self) -> tuple[WorkerLimits, ...]:
-        """The different limits of workers that are up."""
+        """The different limits of workers that are not being emptied."""
         return tuple(self._limits)
 
     def add(self, worker_id: str, slot_name: str, limits: WorkerLimits, sequence: int) -> Worker:
@@ -94,6 +94,16 @@ class Fleet:
         self.state[:, worker.index] = 0.0
         self._stale.discard(worker)
         self._free_indexes.append(worker.index)
+        if worker.status is not WorkerStatus.DRAINING:
+            self._forget_limits(worker)
+
+    def drain(self, worker: Worker) -> None:
+        """Nothing may be placed on this worker any more."""
+        worker.status = WorkerStatus.DRAINING
+        self._forget_limits(worker)
+        self.changed(worker)
+
+    def _forget_limits(self, worker: Worker) -> None:
         self._limits[worker.limits] -= 1
         if not self._limits[worker.limits]:
             del self._limits[worker.limits]

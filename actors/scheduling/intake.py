@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from actors.messages import Admission, WorkerLimits
 from actors.paging import PAGE_TOKENS, pages_needed
 
+MOST = 2**31
+"""No number of a request may be larger, so that none of them overflows where it is reckoned with."""
+
 
 def fault(admission: Admission) -> str | None:
     """What is wrong with an admission, as a sentence, or None."""
@@ -14,6 +17,8 @@ def fault(admission: Admission) -> str | None:
         value = getattr(admission, name)
         if value < 1:
             return f"{name} must be at least 1, not {value}."
+        if value > MOST:
+            return f"{name} is beyond reason."
     if admission.timeout_s is not None and not admission.timeout_s > 0:
         return f"timeout_s must be above 0, not {admission.timeout_s}."
     pages = len(admission.page_hashes)

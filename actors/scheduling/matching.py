@@ -9,7 +9,7 @@ from actors.scheduling.fair_queue import FairQueue
 from actors.scheduling.fleet import Fleet
 from actors.scheduling.placement import Placement
 from actors.scheduling.policies import Policy
-from actors.scheduling.records import Request, Worker
+from actors.scheduling.records import Request, Worker, fits
 
 LOOKAHEAD = 16
 """Waiting requests of a class that are looked at when room appears."""
@@ -55,7 +55,7 @@ class Matchmaker:
                 if worker is not None:
                     yield Match(request, worker)
                     self._policy.placed(worker.index)
-                    self._skip(passed, worker.index)
+                    self._skip(passed, worker)
                     continue
             self._promise(request)
             passed.append(request)
@@ -84,13 +84,16 @@ class Matchmaker:
             promised = self._placement.promised_pages
             promised[request.wants] = promised.get(request.wants, 0.0) + request.own_pages
 
-    def _skip(self, passed: list[Request], index: int) -> None:
+    def _skip(self, passed: list[Request], worker: Worker) -> None:
+        """A later request was started on this worker: note it with those that wait for the worker, or for any."""
+        index, reserved = worker.index, self._placement.reserved
         for request in passed:
-            if request.wants == index and request.reserves < 0:
-                request.skipped += 1
-                if request.skipped >= MAX_SKIPS and index not in self._placement.reserved:
-                    self._placement.reserved[index] = request
-                    request.reserves = index
+            if request.reserves >= 0 or not (request.wants == index or (request.wants < 0 and _may(request, worker))):
+                continue
+            request.skipped += 1
+            if request.skipped >= MAX_SKIPS and index not in reserved:
+                reserved[index] = request
+                request.reserves = index
 
     def forget(self, request: Request) -> int | None:
         """A request left the queue; returns the index of the worker that was kept for it, if there was one."""
@@ -106,9 +109,12 @@ class Matchmaker:
         if request is not None:
             request.reserves = -1
 
-    def rescore(self, request: Request) -> None:
-        request.scored = False
-
     @property
     def reserved(self) -> dict[int, Request]:
         return self._placement.reserved
+
+
+def _may(request: Request, worker: Worker) -> bool:
+    """Whether the worker could ever run the request."""
+    admission = request.admission
+    return fits(admission, worker.limits) and worker.worker_id not in admission.excluded_workers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -66,7 +67,8 @@ class Request:
     """Index of the worker that is kept for it, once it was skipped too often."""
     work_ahead: float = 0.0
     """Worker-seconds that were before it when it arrived."""
-    estimated_wait_s: float = 0.0
+    estimated_wait_s: float = math.nan
+    """What was foreseen at its arrival; no number where it could not be, or did not have to be, foreseen."""
 
     # While it is granted or runs.
     worker: Worker | None = None
@@ -182,6 +184,13 @@ class Worker:
         if left < request.prefill_left_tokens:
             self.pending_prefill_tokens -= request.prefill_left_tokens - left
             request.prefill_left_tokens = left
+
+    def likely_output_tokens(self, request: Request, now_s: float) -> float:
+        """Output that one of its attempts is likely to have had by now."""
+        if request.first_token_s is None:
+            return 0.0
+        step_s = max(self.model.times.step_s(len(self.attempts)), 1e-6)
+        return min((now_s - request.first_token_s) / step_s, float(request.admission.max_new_tokens))
 
     def expected_ends(self, now_s: float) -> list[tuple[float, int]]:
         """(time, pages given back) of each attempt's expected end, earliest first."""

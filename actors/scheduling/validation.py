@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from actors.scheduling.fleet import Column
@@ -24,7 +25,10 @@ def validate(scheduler: Scheduler) -> None:
     booked = [request_id for worker in scheduler.fleet for request_id in worker.attempts]
     assert len(booked) == len(set(booked)), "a request is booked on two workers"
     assert len(booked) + len(queued) == len(scheduler.requests), "a request is booked, and forgotten"
-    assert len(queued) <= scheduler.config.max_queued_requests + len(scheduler.requests), "the queue is over its bound"
+    first_attempts = sum(request.admission.attempt == 1 for request in scheduler.queue)
+    assert first_attempts <= scheduler.config.max_queued_requests, "the queue is over its bound"
+    for request in scheduler.queue:
+        assert not math.isinf(request.estimated_wait_s), "a request waits for ever"
     for worker in scheduler.fleet:
         _validate_worker(scheduler, worker)
     for index, request in scheduler.matchmaker.reserved.items():

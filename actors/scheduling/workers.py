@@ -60,10 +60,12 @@ class WorkerEvents:
         elif event.slot_name not in self.expected:
             self._scheduler.ignore("unknown slot was lost")
         self.expected.pop(event.slot_name, None)
-        self._give_up_if_hopeless()
+        self._give_up_what_is_hopeless()
 
-    def _give_up_if_hopeless(self) -> None:
-        if not self.hopeful():
+    def _give_up_what_is_hopeless(self) -> None:
+        if self.hopeful():
+            self._scheduler.refuse_oversized()
+        else:
             self._scheduler.refuse_all()
 
     def on_up(self, event: WorkerUp) -> None:
@@ -104,6 +106,9 @@ class WorkerEvents:
         request.expected_tokens = self._scheduler.lengths.expected(admission.tenant, admission.max_new_tokens)
         self._scheduler.requests[request.request_id] = request
         self._scheduler.book(request, worker, RequestState.RUNNING, running.cached_tokens)
+        worker.prefilled(request)  # most likely: prefill is a small part of a life
+        request.first_token_s = self._scheduler.now_s
+        self._fleet.changed(worker)
         self._scheduler.note(request, "attempt {} runs on {}", admission.attempt, worker.worker_id)
 
     def on_down(self, event: WorkerDown) -> None:
@@ -112,25 +117,16 @@ class WorkerEvents:
             self._scheduler.ignore("unknown worker went down")
             return
         self._remove(worker, event.reason)
-        self.expected[worker.slot_name] = worker.limits
+        if worker.status is not WorkerStatus.DRAINING:
+            self.expected[worker.slot_name] = worker.limits
 
     def _remove(self, worker: Worker, reason: str) -> None:
         worker.stop_asked = True
         for request in list(worker.attempts.values()):
-            self._settle_unknown(request)
             self._scheduler.end(request, "worker {} is down: {}", worker.worker_id, reason)
         self._scheduler.matchmaker.worker_gone(worker.index)
         self._fleet.remove(worker)
         self._scheduler.touched = None
-
-    def _settle_unknown(self, request: Request) -> None:
-        """Charge its tenant for the output it is likely to have had."""
-        worker, output_tokens = request.worker, 0.0
-        if worker is not None and request.first_token_s is not None:
-            step_s = max(worker.model.times.step_s(len(worker.attempts)), 1e-6)
-            ran_s = self._scheduler.now_s - request.first_token_s
-            output_tokens = min(ran_s / step_s, request.admission.max_new_tokens)
-        self._scheduler.queue.settle(request, output_tokens)
 
     def on_suspected(self, event: WorkerSuspected) -> None:
         worker = self._fleet.by_id.get(event.worker_id)
@@ -142,17 +138,18 @@ class WorkerEvents:
             self._fleet.changed(worker)
             self._scheduler.touched = None
         self._scheduler.actions.append(Probe(worker.worker_id))
+        self._resync(worker)  # it may be idle, with its last report lost
 
     def on_draining(self, event: WorkerDraining) -> None:
         worker = self._fleet.by_id.get(event.worker_id)
         if worker is None or worker.status is WorkerStatus.DRAINING:
             self._scheduler.ignore("draining of an unknown or draining worker")
             return
-        worker.status = WorkerStatus.DRAINING
+        self._fleet.drain(worker)
         self._scheduler.matchmaker.worker_gone(worker.index)
-        self._scheduler.room_appeared(worker)
         self._scheduler.touched = None
-        self._give_up_if_hopeless()
+        self.stop_if_empty(worker)
+        self._give_up_what_is_hopeless()
 
     def stop_if_empty(self, worker: Worker) -> None:
         """A draining worker that has nothing left to do is to be stopped, once."""
@@ -168,12 +165,12 @@ class WorkerEvents:
         if worker is None:
             self._scheduler.ignore("report of an unknown worker")
             return
-        if worker.status is WorkerStatus.SUSPECT:
-            worker.status = WorkerStatus.UP
         if report.sequence <= worker.sequence:
             self._scheduler.ignore("report came twice or late")
-        else:
-            self._take_in(worker, report)
+            return
+        if worker.status is WorkerStatus.SUSPECT:
+            worker.status = WorkerStatus.UP
+        self._take_in(worker, report)
         self._scheduler.room_appeared(worker)
 
     def _take_in(self, worker: Worker, report: StepReport) -> None:
@@ -185,21 +182,26 @@ class WorkerEvents:
         else:
             worker.ledger.add_resident(report.pages_added)
             worker.ledger.remove_resident(report.pages_evicted)
-            self._ask_for_resync(worker, gap)
+            if gap:
+                self._scheduler.ignore("a report was lost")
+            if gap and worker.resync_asked_s is None:
+                self._resync(worker)
         worker.model.observe(report.steps)
         worker.progress_prefill(sum(step.prefill_tokens for step in report.steps))
         self._take_in_attempts(worker, report)
         if report.full:
-            self._forget_vanished(worker, report)
+            self._reconcile(worker, report)
 
-    def _ask_for_resync(self, worker: Worker, gap: bool) -> None:
-        now_s = self._scheduler.now_s
-        if gap and worker.resync_asked_s is None:
-            self._scheduler.ignore("a report was lost")
-        elif worker.resync_asked_s is None or now_s - worker.resync_asked_s < RESYNC_RETRY_S:
-            return
-        worker.resync_asked_s = now_s
+    def _resync(self, worker: Worker) -> None:
+        worker.resync_asked_s = self._scheduler.now_s
         self._scheduler.actions.append(Resync(worker.worker_id))
+
+    def repeat_resyncs(self) -> None:
+        """Ask again where the answer does not come."""
+        for worker in self._fleet:
+            asked_s = worker.resync_asked_s
+            if asked_s is not None and self._scheduler.now_s - asked_s >= RESYNC_RETRY_S:
+                self._resync(worker)
 
     def _take_in_attempts(self, worker: Worker, report: StepReport) -> None:
         now_s = self._scheduler.now_s
@@ -231,14 +233,12 @@ class WorkerEvents:
         self._scheduler.counts["finished"] += 1
         if tokens:
             self._scheduler.lengths.observe(request.admission.tenant, tokens, request.admission.max_new_tokens)
-        self._scheduler.queue.settle(request, tokens)
-        self._scheduler.end(request, "attempt {} finished after {} tokens", done.attempt, tokens)
+        self._scheduler.end(request, "attempt {} finished after {} tokens", done.attempt, tokens, output_tokens=tokens)
 
-    def _forget_vanished(self, worker: Worker, report: StepReport) -> None:
-        """Give back attempts that the worker had confirmed and does not hold any more: their end was in a lost report.
-
-        One that it has not confirmed may be on its way to it; its lease looks after that.
-        """
+    def _reconcile(self, worker: Worker, report: StepReport) -> None:
+        """Confirm attempts that the worker holds, and give back those that it had confirmed and does not hold any more:
+        their end was in a lost report. One that it has not confirmed may be on its way to it; its lease looks after
+        that."""
         if report.running is not None:
             held = set(report.running)
         elif report.active_jobs == 0:
@@ -246,9 +246,9 @@ class WorkerEvents:
         else:
             return
         for request in list(worker.attempts.values()):
-            confirmed = request.state is RequestState.RUNNING
-            if confirmed and (request.request_id, request.admission.attempt) not in held:
-                self._settle_unknown(request)
+            if (request.request_id, request.admission.attempt) in held:
+                request.state = RequestState.RUNNING
+            elif request.state is RequestState.RUNNING:
                 self._scheduler.end(request, "its end on {} was in a lost report", worker.worker_id)
 
     def expire_leases(self) -> None:
@@ -259,5 +259,4 @@ class WorkerEvents:
                 continue
             for request in list(worker.prefilling.values()):
                 if request.state is RequestState.GRANTED and request.granted_s <= latest_s:
-                    self._scheduler.queue.settle(request, 0.0)
                     self._scheduler.end(request, "its start on {} was never confirmed", worker.worker_id)
