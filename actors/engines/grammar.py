@@ -113,7 +113,10 @@ class GrammarCompiler:
     def _compile(self, kind: GrammarKind, source: str) -> GrammarMask:
         if len(source) > MAX_GRAMMAR_CHARACTERS:
             raise _refusal(kind, f"it is longer than {MAX_GRAMMAR_CHARACTERS} characters")
-        grammar = _GRAMMARS[kind](source)
+        try:
+            grammar = _GRAMMARS[kind](source)
+        except (ValueError, RecursionError) as error:  # half a surrogate pair; nesting beyond Python's stack
+            raise _refusal(kind, str(error)) from None
         if self._tokenizer is None:
             self._tokenizer = LLTokenizer(self._source, n_vocab=self._vocab_size, eos_token=self._eos_token_ids)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))

@@ -121,6 +121,10 @@ def test_a_token_against_the_grammar_is_an_error(compiler: GrammarCompiler) -> N
         ("json_schema", '{"type": "objct"}', "objct"),
         ("json_schema", '{"type": "array", "uniqueItems": true}', "uniqueItems"),
         ("json_schema", '{"$ref": "#/nowhere"}', "nowhere"),
+        ("json_schema", '{"items": ' * 5000 + "{}" + "}" * 5000, "recursion"),
+        ("json_schema", '{"const": "\\ud800"}', "not JSON serializable"),
+        ("lark", 'start: "\ud800"', "surrogates"),
+        ("regex", "\ud800", "surrogates"),
         ("regex", "a" * (MAX_GRAMMAR_CHARACTERS + 1), "longer"),
     ],
 )
