@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from threading import Lock
 from typing import Any, Literal
 
@@ -62,24 +63,30 @@ def _remembered_fault(kind: GrammarKind, source: str) -> str:
     return fault
 
 
+def _json_grammar(source: str) -> str:
+    schema = json.loads(source)
+    if not isinstance(schema, dict):
+        raise ValueError("it must be a JSON object")
+    return str(LLMatcher.grammar_from_json_schema(schema, overrides=COMPACT_JSON))
+
+
+_GRAMMARS: dict[GrammarKind, Callable[[str], str]] = {
+    "json_schema": _json_grammar,
+    "regex": LLMatcher.grammar_from_regex,
+    "lark": LLMatcher.grammar_from_lark,
+}
+
+
 def _fault(kind: GrammarKind, source: str) -> str:
     """Why llguidance refuses the grammar, in one line; empty: it does not."""
     try:
-        source.encode()
+        grammar = _GRAMMARS[kind](source)
     except UnicodeEncodeError:
         return "it holds half a surrogate pair, which is not valid text"
-    if kind == "json_schema":
-        try:
-            schema = json.loads(source)
-        except (ValueError, RecursionError) as error:
-            return f"it is not JSON: {error}"
-        if not isinstance(schema, dict):
-            return "it must be a JSON object"
-        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=COMPACT_JSON)
-    else:
-        grammar = LLMatcher.grammar_from_regex(source) if kind == "regex" else LLMatcher.grammar_from_lark(source)
-    reason = LLMatcher.validate_grammar(grammar, None, limits=LLParserLimits(verbose_errors=False))
-    if not reason or LLMatcher.is_validate_warning(reason):
+    except (ValueError, RecursionError) as error:
+        return f"it is no JSON schema: {error}"
+    failed, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=LLParserLimits(verbose_errors=False))
+    if not failed:
         return ""
-    told = " ".join(_LISTING.sub("", reason).rpartition("error: ")[2].replace("<non-verbose/>", "").split())
+    told = " ".join(_LISTING.sub("", messages[0]).rpartition("error: ")[2].replace("<non-verbose/>", "").split())
     return told if len(told) <= _MAX_REASON_CHARACTERS else told[: _MAX_REASON_CHARACTERS - 3] + "..."
