@@ -146,7 +146,7 @@ def _check_ids(model: Any) -> Tensor:
 def _read_config(path: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:
         raise ModelError(f"transformers cannot read {path / 'config.json'}: {_first_line(error)}") from error
 
 
@@ -167,7 +167,7 @@ def _read_weights(path: Path, config: Any) -> Any:
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+    except Exception as error:
         raise ModelError(f"transformers cannot load {path}: {_first_line(error)}") from error
     if missing := sorted(found["missing_keys"]):
         raise ModelError(f"{path} lacks {len(missing)} of its weights ({missing[0]}): fetch the model again.")
@@ -204,6 +204,8 @@ def _eos_token_ids(path: Path, config: Any) -> tuple[int, ...]:
         values = {}
     except (OSError, ValueError) as error:
         raise ModelError(f"{path / 'generation_config.json'} is damaged: {error}.") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path / 'generation_config.json'} does not hold a JSON object: fetch it again.")
     return _ids(values.get("eos_token_id")) or _ids(getattr(config, "eos_token_id", None))
 
 
@@ -214,4 +216,5 @@ def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
