@@ -212,7 +212,7 @@ class Scheduler:
         request, worker = match
         admission = request.admission
         waited_s = self.now_s - request.arrived_s
-        if not math.isnan(request.estimated_wait_s):
+        if request.foreground and not math.isnan(request.estimated_wait_s):
             self.waits.started(request.estimated_wait_s, waited_s)
         pages = self.fleet.known.leading(admission.page_hashes, 1 << worker.index)
         miss_tokens = admission.prompt_tokens - pages * PAGE_TOKENS

@@ -134,6 +134,10 @@ class _ClassQueue:
         if tokens < 0 and tenant.listed is not None:
             self._list(tenant)
 
+    def covers(self, request: Request) -> bool:
+        """Whether the class has been promised enough for the request to start before better classes."""
+        return self.credit_tokens >= request.admission.prompt_tokens + OUTPUT_WEIGHT * request.expected_tokens
+
     def candidates(self, most: int, round_: int) -> Iterator[Request]:
         """Requests in fair order, each once, at most `most` that stay. The caller may remove the one it was given."""
         window, aside = most, []
@@ -224,7 +228,10 @@ class FairQueue:
         """Requests in the order in which they should be looked at, at most `most` of each class that stay."""
         self._round += 1
         for priority in self._order():
-            yield from self._classes[priority].candidates(most, self._round)
+            queue = self._classes[priority]
+            for request in queue.candidates(most, self._round):
+                request.due = queue.covers(request)
+                yield request
 
     def _order(self) -> list[Priority]:
         due = [p for p in CLASSES if self._is_due(self._classes[p])]
@@ -233,10 +240,7 @@ class FairQueue:
     @staticmethod
     def _is_due(queue: _ClassQueue) -> bool:
         tenant = queue.first() if queue.credit_tokens > 0.0 else None
-        if tenant is None:
-            return False
-        head = next(iter(tenant.requests.values()))
-        return queue.credit_tokens >= head.admission.prompt_tokens + OUTPUT_WEIGHT * head.expected_tokens
+        return tenant is not None and queue.covers(next(iter(tenant.requests.values())))
 
     def work_ahead(self, request: Request) -> float:
         """Worker-seconds that will be served before a request that comes now: all of better classes, and of its own

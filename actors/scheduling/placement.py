@@ -109,10 +109,11 @@ class Placement:
                     eligible[worker.index] = False
 
     def _room(self, request: Request, state: Floats, now_s: float) -> tuple[Floats, Floats]:
-        """Pages and slots that the request may take now: all free ones, or for class batch what foreground requests
-        are unlikely to need soon. A worker with foreground requests prefills one batch prompt at a time."""
+        """Pages and slots that the request may take now: all free ones, or for class batch, unless its trickle is due,
+        what foreground requests are unlikely to need soon. A worker with foreground requests prefills one batch prompt
+        at a time."""
         pages, slots = state[Column.FREE_PAGES], state[Column.FREE_SLOTS]
-        if request.foreground:
+        if request.foreground or request.due:
             return pages, slots
         fade = PEAK_MARGIN * np.exp2((state[Column.PEAK_AT_S] - now_s) / PEAK_HALF_LIFE_S)
         busy = state[Column.PEAK_SLOTS] * fade

@@ -53,6 +53,8 @@ class Request:
     # While it waits.
     looked_at: int = 0
     """The round of placement that saw it last."""
+    due: bool = False
+    """Its class is owed its start: nothing is kept back from it for better classes."""
     scored: bool = False
     """It was put before all workers at least once."""
     wants: int = -1
