@@ -34,6 +34,17 @@ class MethodNotAllowed(ExlpoolError):
     code = "method_not_allowed"
 
 
+class NotJson(InvalidRequest):
+    """A browser may send other types to a server on its own machine unasked, so they are not taken for JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class InternalError(ExlpoolError):
+    """A fault of the server; the log says which."""
+
+
 class PriorityNotAllowed(ExlpoolError):
     """The caller's key does not allow the class that was asked for."""
 

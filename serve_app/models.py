@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
-from actors.engines.text import TokenPieces
 from actors.errors import ExlpoolError, NoHealthyWorker
 from actors.front import Front
 from actors.messages import Priority, WorkerLimits
-from actors.tokenizer import PromptEncoder
+from actors.validation import room_tokens
 from serve_app.errors import ModelNotFound
+from serve_app.model_text import ModelText
 from serve_app.readiness import Readiness
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class ServedModel:
         self._readiness = Readiness(dispatcher)
         self._opening: asyncio.Task[None] | None = None
         self._front: Front | None = None
-        self._pieces: TokenPieces | None = None
+        self._text: ModelText | None = None
         self._failure: ExlpoolError | None = None
 
     def start(self) -> None:
@@ -76,21 +76,15 @@ class ServedModel:
     def front(self) -> Front:
         """:raises NoHealthyWorker: the pool is not open yet, or failed."""
         if self._front is None:
-            if self._failure is not None:
-                raise NoHealthyWorker(f"The model {self.name!r} could not be loaded: {self._failure.message}")
-            raise NoHealthyWorker(f"The model {self.name!r} is being loaded.", retry_after_s=OPENING_RETRY_S)
+            self._refuse()
         return self._front
 
     @property
-    def encoder(self) -> PromptEncoder:
-        return self.front.encoder
-
-    @property
-    def pieces(self) -> TokenPieces:
-        """What each token adds to a text."""
-        if self._pieces is None:
-            self._pieces = TokenPieces(self.encoder.tokenizer)
-        return self._pieces
+    def text(self) -> ModelText:
+        """:raises NoHealthyWorker: the pool is not open yet, or failed."""
+        if self._text is None:
+            self._refuse()
+        return self._text
 
     @property
     def limits(self) -> Sequence[WorkerLimits]:
@@ -98,14 +92,26 @@ class ServedModel:
         return self.front.limits
 
     @property
+    def max_tokens(self) -> int | None:
+        """Tokens of prompt and completion together that one request may have; None while the pool is opened."""
+        return None if self._front is None else max(room_tokens(limit) for limit in self._front.limits)
+
+    @property
     def fingerprint(self) -> str:
         """`system_fingerprint`: equal where the same seed gives the same text, hardware aside."""
         first = self.limits[0]
         return "fp_" + hashlib.sha256(f"{self.name} {first.engine} {first.model}".encode()).hexdigest()[:10]
 
+    def _refuse(self) -> NoReturn:
+        if self._failure is not None:
+            raise NoHealthyWorker(f"The model {self.name!r} could not be loaded: {self._failure.message}")
+        raise NoHealthyWorker(f"The model {self.name!r} is being loaded.", retry_after_s=OPENING_RETRY_S)
+
     async def _open(self) -> None:
         try:
-            self._front = await Front.open(self._dispatcher, patient=False)
+            front = await Front.open(self._dispatcher, patient=False)
+            self._text = await asyncio.to_thread(ModelText, front.encoder)
+            self._front = front
         except ExlpoolError as error:
             logger.error("Model %s cannot be served: %s", self.name, error)
             self._failure = error
@@ -122,7 +128,7 @@ class Models:
         if len(self._models) != len(models) or not models:
             raise ValueError("an application serves at least one model, each under a name of its own")
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
 
     def get(self, name: str) -> ServedModel:
