@@ -23,15 +23,19 @@ class CallReader:
         """Its arguments have been read to their last brace."""
         self.ended = False
         """Nothing more of it is to be read."""
-        self.withheld = ""
-        """What was read since the beginning, or since the call has begun, without arguments that have been taken."""
         self.rest = ""
         """What has not been read."""
         self._names = names
         self._step: Callable[[], bool] = self._read_open
         self._key = ""
         self._scanner: ObjectScanner | None = None
-        self._arguments = ""
+        self._withheld: list[str] = []
+        self._arguments: list[str] = []
+
+    @property
+    def withheld(self) -> str:
+        """What was read since the beginning, or, once the call has begun, since then beside its arguments."""
+        return "".join(self._withheld)
 
     def push(self, text: str) -> None:
         """Read on, as far as it is clear what the text is.
@@ -49,11 +53,11 @@ class CallReader:
         """What is new of the arguments; nothing before the call has begun."""
         if not self.begun:
             return ""
-        taken, self._arguments = self._arguments, ""
-        return taken
+        taken, self._arguments = self._arguments, []
+        return "".join(taken)
 
     def _withhold(self, count: int) -> None:
-        self.withheld += self.rest[:count]
+        self._withheld.append(self.rest[:count])
         self.rest = self.rest[count:]
 
     def _read_mark(self, mark: str, then: Callable[[], bool]) -> bool:
@@ -102,15 +106,15 @@ class CallReader:
     def _begin_if_known(self) -> None:
         if self.name is not None and self._scanner is not None and not self.begun:
             self.begun = True
-            self.withheld = ""
+            self._withheld.clear()
 
     def _read_arguments(self) -> bool:
         assert self._scanner is not None
         end = self._scanner.find_end(self.rest)
         taken = self.rest[:end]
-        self._arguments += taken
+        self._arguments.append(taken)
         if not self.begun:
-            self.withheld += taken
+            self._withheld.append(taken)
         self.rest = self.rest[len(taken) :]
         if end is None:
             return False
@@ -134,7 +138,7 @@ class CallReader:
         if self.name is None:
             raise NotACall
         if self._scanner is None:
-            self._arguments = "{}"
+            self._arguments.append("{}")
             self.begun = self.complete = True
         self._withhold(1)
         self.ended = True
