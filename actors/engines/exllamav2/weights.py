@@ -6,6 +6,7 @@ import contextlib
 import gc
 import io
 import logging
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,7 @@ class _Loader:
             if self._options.draft_model is not None:
                 weights.draft_model, weights.draft_cache = self._load_draft(self._options.draft_model, cache_tokens)
         except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # they hold the tensors of a cache that is half there
             weights.unload()
             if is_out_of_memory(error):
                 raise ModelError(self._shortage(cache_tokens)) from None

@@ -1,0 +1,292 @@
+"""ExLlamaV2's own generator in a plain script beside one worker of the pool, on the same GPU with the same jobs.
+
+    python -m tests.benchmarks.make_model /tmp/model
+    python -m tests.benchmarks.bench_exllamav2 /tmp/model
+    python -m tests.benchmarks.bench_exllamav2 /tmp/model --parts throughput --concurrency 1 64 --repetitions 1
+
+Both are loaded at once, in two processes, and take turns. Parts: `cold` (load, first token), `throughput` (tokens/s at
+each number of concurrent jobs), `equal` (completions for equal seeds, engine and library over the same weights),
+`profile` (a decode step in its parts), `latency` (gaps of running streams while 8k prompts arrive).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from actors import Pool
+from actors.messages import GenerationResult
+from tests.benchmarks.bench_exllamav2_profile import (
+    Profile,
+    copy_times,
+    engine_over,
+    profile_engine,
+    profile_raw,
+    run_engine,
+)
+from tests.benchmarks.bench_exllamav2_raw import SAMPLERS, BenchJob, Latencies, RawModel, random_jobs, raw_latencies
+
+PARTS = ("cold", "throughput", "equal", "profile", "latency")
+CONSOLE = Console(width=110)
+CONTEXT_TOKENS = 12288
+MAX_BATCH_SIZE = 128
+PROMPT_TOKENS = 96
+LONG_PROMPT_TOKENS = 8192
+STREAMS = 32
+LONG_PROMPTS = 5
+
+
+def new_tokens(concurrency: int) -> int:
+    """Long enough for a run of a second or two."""
+    return 256 if concurrency < 4 else 192 if concurrency < 16 else 128
+
+
+def start_pool(model_dir: Path, cache_tokens: int) -> tuple[Pool, list[tuple[str, float]]]:
+    """The pool, and when it reached each stage of loading, in seconds."""
+    start_s = time.perf_counter()
+    stages: list[tuple[str, float]] = []
+
+    def note(states: Sequence[Any]) -> None:
+        stage = states[0].loading[0] if states[0].loading is not None else "process"
+        if not stages or stages[-1][0] != stage:
+            stages.append((stage, time.perf_counter() - start_s))
+
+    pool = Pool.start(
+        model_dir,
+        engine="exllamav2",
+        cache_tokens=cache_tokens,
+        context_tokens=CONTEXT_TOKENS,
+        max_batch_size=MAX_BATCH_SIZE,
+        gpus_per_worker=0.5,  # the plain script has the rest
+        cpus_per_worker=4,
+        progress=note,
+    )
+    stages.append(("ready", time.perf_counter() - start_s))
+    return pool, stages
+
+
+def run_pool(pool: Pool, jobs: Sequence[BenchJob], sampler: str) -> float:
+    """Seconds until the last of all jobs is done; they are handed over at once."""
+    options = {"ignore_eos": True, "max_new_tokens": jobs[0].max_new_tokens, **SAMPLERS[sampler]}
+    start_s = time.perf_counter()
+    results = pool.map([job.token_ids for job in jobs], window=len(jobs), ordered=False, **options)
+    made = sum(result.usage.completion_tokens for result in results if isinstance(result, GenerationResult))
+    seconds = time.perf_counter() - start_s
+    assert made == sum(job.max_new_tokens for job in jobs)
+    return seconds
+
+
+def throughput(raw: RawModel, pool: Pool, sampler: str, options: argparse.Namespace) -> Table:
+    table = Table(title=f"tokens/s, {sampler} {SAMPLERS[sampler]}, {PROMPT_TOKENS} prompt tokens")
+    for heading in ("jobs", "new tokens", "plain script", "pool", "ratio", "ratios of all turns"):
+        table.add_column(heading, justify="right")
+    for count in options.concurrency:
+        seconds: list[tuple[float, float]] = []
+        for turn in range(options.repetitions + 1):
+            jobs = random_jobs(count, PROMPT_TOKENS, new_tokens(count) if turn else 16, seed=1000 * count + turn)
+            raw_s, pool_s = raw.run(jobs, sampler).seconds, run_pool(pool, jobs, sampler)
+            if turn:  # the first one warms up
+                seconds.append((raw_s, pool_s))
+        ratios = [raw_s / pool_s for raw_s, pool_s in seconds]
+        tokens = count * new_tokens(count)
+        rates = [tokens / statistics.median(side) for side in zip(*seconds, strict=True)]
+        told = " ".join(f"{ratio:.3f}" for ratio in ratios)
+        row = (str(count), str(new_tokens(count)), *(f"{rate:,.1f}" for rate in rates))
+        table.add_row(*row, f"{statistics.median(ratios):.3f}", told)
+        print(f"  {sampler} {row} {told}", flush=True)
+    return table
+
+
+def equality(raw: RawModel, engine: Any, count: int) -> Table:
+    table = Table(title=f"{count} jobs with equal seeds, over the same weights, submitted at once")
+    for heading in ("sampler", "completions equal", "equal tokens", "plain script", "engine", "ratio"):
+        table.add_column(heading, justify="right")
+    for sampler in SAMPLERS:
+        jobs = random_jobs(count, PROMPT_TOKENS, 128, seed=77)
+        for _ in ("warm-up", "measured"):
+            raw.generator.reset_page_table()
+            theirs = raw.run(jobs, sampler)
+            engine.reset()
+            ours = run_engine(engine, jobs, sampler)
+        pairs = list(zip(ours.completions, theirs.completions, strict=True))
+        equal = sum(mine == other for mine, other in pairs)
+        tokens = sum(a == b for mine, other in pairs for a, b in zip(mine, other, strict=False))
+        rates = [theirs.tokens / theirs.seconds, theirs.tokens / ours.seconds]
+        table.add_row(
+            sampler,
+            f"{equal} of {count}",
+            f"{tokens / theirs.tokens:.1%}",
+            *(f"{rate:,.1f}" for rate in rates),
+            f"{rates[1] / rates[0]:.3f}",
+        )
+    return table
+
+
+def profiles(raw: RawModel, engine: Any, count: int) -> list[Table]:
+    tables = []
+    for sampler in SAMPLERS:
+        jobs = random_jobs(count, PROMPT_TOKENS, 200, seed=5)
+        sides = {
+            "plain script": profile_raw(raw, jobs, sampler, 40),
+            "engine": profile_engine(engine, jobs, sampler, 40),
+        }
+        tables.append(_profile_table(f"a decode step of {count} jobs, {sampler}, ms", sides))
+    table = Table("way", "ms", title=f"the logits of {count} jobs to the host")
+    for way, spent_ms in copy_times(count, raw.generator.padded_vocab_size).items():
+        table.add_row(way, f"{spent_ms:.2f}")
+    return [*tables, table]
+
+
+def _profile_table(title: str, sides: dict[str, Profile]) -> Table:
+    table = Table("side", "step", "GPU forward", "host, inside the step", title=title)
+    for side, profile in sides.items():
+        parts = ", ".join(f"{name} {spent:.2f}" for name, spent in profile.parts.items())
+        table.add_row(side, f"{profile.step_ms:.2f}", f"{profile.gpu_ms:.2f}", parts)
+    return table
+
+
+async def pool_latencies(
+    pool: Pool, streams: Sequence[BenchJob], arrivals: Sequence[BenchJob], every_s: float
+) -> Latencies:
+    found = Latencies()
+    running = asyncio.Event()
+    last_s: dict[int, float] = {}
+    counting = False
+
+    async def stream(number: int, job: BenchJob) -> None:
+        options = {"ignore_eos": True, "max_new_tokens": job.max_new_tokens, **SAMPLERS["chat"]}
+        async for delta in pool.stream(job.token_ids, **options):
+            now_s = time.perf_counter()
+            if delta.token_ids:
+                if counting and number in last_s:
+                    found.gaps.append(now_s - last_s[number])
+                last_s[number] = now_s
+                if len(last_s) == len(streams):
+                    running.set()
+
+    async def first_token(job: BenchJob) -> None:
+        start_s = time.perf_counter()
+        options = {"ignore_eos": True, "max_new_tokens": job.max_new_tokens, **SAMPLERS["chat"]}
+        waiting = True
+        async for delta in pool.stream(job.token_ids, **options):
+            if waiting and delta.token_ids:
+                waiting = False
+                found.first_token_s.append(time.perf_counter() - start_s)
+
+    tasks = [asyncio.create_task(stream(number, job)) for number, job in enumerate(streams)]
+    await asyncio.wait_for(running.wait(), 120)
+    counting = True
+    longs = []
+    for job in arrivals:
+        longs.append(asyncio.create_task(first_token(job)))
+        await asyncio.sleep(every_s)
+    await asyncio.gather(*longs)
+    counting = False
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return found
+
+
+def latencies(raw: RawModel, pool: Pool, every_s: float) -> Table:
+    streams = random_jobs(STREAMS, PROMPT_TOKENS, 1500, seed=1)
+    arrivals = random_jobs(LONG_PROMPTS, LONG_PROMPT_TOKENS, 8, seed=2)
+    title = (
+        f"{STREAMS} running streams, an {LONG_PROMPT_TOKENS}-token prompt every {every_s:g} s, {LONG_PROMPTS} in all"
+    )
+    table = Table(title=title)
+    for heading in ("side", "gap p50 ms", "p90", "p99", "max", "first token of a long prompt, s: median", "max"):
+        table.add_column(heading, justify="right")
+    raw.generator.reset_page_table()
+    sides = {
+        "plain script": raw_latencies(raw, streams, arrivals, every_s),
+        "pool": asyncio.run(pool_latencies(pool, streams, arrivals, every_s)),
+    }
+    for side, found in sides.items():
+        gaps_ms = torch.tensor(found.gaps) * 1e3
+        shares = [f"{float(torch.quantile(gaps_ms, share)):.1f}" for share in (0.5, 0.9, 0.99, 1.0)]
+        first = found.first_token_s
+        table.add_row(side, *shares, f"{statistics.median(first):.2f}", f"{max(first):.2f}")
+    return table
+
+
+def cold(stages: list[tuple[str, float]], pool: Pool, raw: RawModel, raw_first_s: float) -> Table:
+    job = random_jobs(1, PROMPT_TOKENS, 4, seed=3)[0]
+    start_s = time.perf_counter()
+    for delta in pool.stream(job.token_ids, max_new_tokens=4, ignore_eos=True):
+        if delta.token_ids:
+            break
+    first_s = time.perf_counter() - start_s
+    table = Table("what", "s", title="from cold (weights in the page cache)")
+    table.add_row("plain script: load", f"{raw.load_s:.1f}")
+    table.add_row("plain script: load and warm-up", f"{raw.ready_s:.1f}")
+    table.add_row("plain script: first token of a first job", f"{raw_first_s:.3f}")
+    for stage, at_s in stages:
+        table.add_row(f"pool: {stage} after", f"{at_s:.1f}")
+    table.add_row("pool: first token of a first request", f"{first_s:.3f}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 8, 16, 32, 33, 64, 128])
+    parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=["chat"])
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--cache-tokens", type=int, default=131072)
+    parser.add_argument("--batch", type=int, default=64, help="jobs of the parts equal and profile")
+    parser.add_argument("--arrive-every-s", type=float, default=1.0)
+    options = parser.parse_args()
+    model_dir = options.model.absolute()
+    tables: list[Table] = []
+    pool, stages = start_pool(model_dir, options.cache_tokens)
+    with pool:
+        raw = RawModel(
+            model_dir,
+            cache_tokens=options.cache_tokens,
+            context_tokens=CONTEXT_TOKENS,
+            max_batch_size=MAX_BATCH_SIZE,
+        )
+        raw_first_s = raw.run(random_jobs(1, PROMPT_TOKENS, 1, seed=3), "chat").seconds
+        parts = {
+            "cold": lambda: [cold(stages, pool, raw, raw_first_s)],
+            "throughput": lambda: [throughput(raw, pool, sampler, options) for sampler in options.samplers],
+            "latency": lambda: [latencies(raw, pool, options.arrive_every_s)],
+        }
+        tables += _run(parts, options.parts)
+        engine = engine_over(raw, model_dir, MAX_BATCH_SIZE)
+        parts = {
+            "equal": lambda: [equality(raw, engine, options.batch)],
+            "profile": lambda: profiles(raw, engine, options.batch),
+        }
+        tables += _run(parts, options.parts)
+    CONSOLE.print(f"\n{torch.cuda.get_device_name(0)}, torch {torch.__version__}, {model_dir}")
+    for table in tables:
+        CONSOLE.print(table)
+
+
+def _run(parts: dict[str, Any], wanted: Sequence[str]) -> list[Table]:
+    tables: list[Table] = []
+    for name, part in parts.items():
+        if name in wanted:
+            start_s = time.perf_counter()
+            made = part()
+            for table in made:
+                CONSOLE.print(table)
+            print(f"  {name}: {time.perf_counter() - start_s:.1f} s", flush=True)
+            tables += made
+    return tables
+
+
+if __name__ == "__main__":
+    main()
