@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from actors.scheduling.fair_queue import FairQueue
 from actors.scheduling.fleet import Fleet
-from actors.scheduling.placement import Placement
+from actors.scheduling.placement import Placement, price_s, prompts_are_held_back
 from actors.scheduling.policies import Policy
 from actors.scheduling.records import Request, Worker, fits
 
@@ -15,6 +15,10 @@ LOOKAHEAD = 16
 """Waiting requests of a class that are looked at when room appears."""
 MAX_SKIPS = 16
 """Later requests that may start on the worker a request waits for; then the worker is kept for it."""
+MANY_WORKERS = 64
+"""From so many on, scoring them all is dear: it is not done for a worker with room that is dearer than the place that
+the request is held for, unless that was found too long ago."""
+RESCORE_S = 0.05
 SCORES_PER_EVENT = 16_000
 """Pairs (request, worker) that may be scored for one event; what is left over waits for the next one."""
 
@@ -47,7 +51,7 @@ class Matchmaker:
         self._placement.promised_pages.clear()
         self._placement.backlog_s = backlog_s
         for request in self._queue.candidates(LOOKAHEAD):
-            if not request.scored or touched is None or self._worth_scoring(request, touched):
+            if not request.scored or touched is None or self._worth_scoring(request, touched, now_s):
                 if not budget:
                     return
                 budget -= 1
@@ -67,14 +71,23 @@ class Matchmaker:
         if place is None:
             request.wants = -1
             return None
-        request.wants, request.place_wait_s = place
+        request.wants, request.place_wait_s, request.place_score = place
+        request.scored_at_s = now_s
         return self._fleet.by_index[place.worker_index] if place.wait_s == 0.0 else None
 
-    def _worth_scoring(self, request: Request, touched: set[int]) -> bool:
-        """Whether a worker that has more room than before could start the request."""
+    def _worth_scoring(self, request: Request, touched: set[int], now_s: float) -> bool:
+        """Whether a worker that has more room than before could, and should, start the request."""
         for index in touched:
             worker = self._fleet.by_index[index]
-            if worker is not None and worker.could_start(request):
+            if worker is None or not worker.could_start(request):
+                continue
+            if not self._policy.holds or index in (request.wants, request.reserves):
+                return True
+            if request.foreground and prompts_are_held_back(worker):
+                continue
+            if len(self._fleet) < MANY_WORKERS or now_s - request.scored_at_s > RESCORE_S:
+                return True
+            if price_s(request, worker, self._fleet) < request.place_score:
                 return True
         return False
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from actors.paging import PAGE_TOKENS
 from actors.scheduling.fleet import PROFILE_STEPS, Column, Fleet
-from actors.scheduling.policies import Candidates, Floats, Policy
-from actors.scheduling.records import PEAK_HALF_LIFE_S, Request, WorkerStatus, fits
+from actors.scheduling.policies import Candidates, Floats, Policy, cost_s
+from actors.scheduling.records import PEAK_HALF_LIFE_S, Request, Worker, WorkerStatus, fits
 
 PEAK_MARGIN = 1.25
 """What foreground requests took at their recent peak, and so much more, is kept from batch requests."""
@@ -26,10 +26,28 @@ _FEW_BITS = 24
 
 
 class Place(NamedTuple):
-    """The best worker for a request: its index, and the seconds until it can start there (0: now)."""
+    """The best worker for a request: its index, the seconds until it can start there (0: now), and its score."""
 
     worker_index: int
     wait_s: float
+    score: float
+
+
+def prompts_are_held_back(worker: Worker) -> bool:
+    """Whether the worker has enough prompts to compute already, for a foreground request and a policy that holds."""
+    return (
+        len(worker.prefilling) >= MAX_PREFILLS
+        and worker.pending_prefill_tokens * worker.model.times.prefill_s > PREFILL_DUE_S
+    )
+
+
+def price_s(request: Request, worker: Worker, fleet: Fleet) -> float:
+    """The score of policy `cost` for one worker that has room now."""
+    admission, times = request.admission, worker.model.times
+    resident = fleet.known.leading(admission.page_hashes, 1 << worker.index)
+    tokens = worker.pending_prefill_tokens + admission.prompt_tokens - PAGE_TOKENS * resident
+    batch = float(len(worker.attempts))
+    return cost_s(request.expected_tokens, float(tokens), batch, times.base_s, times.per_job_s, times.prefill_s)
 
 
 class Placement:
@@ -79,8 +97,9 @@ class Placement:
             per_job_s=state[Column.PER_JOB_S],
             prefill_s=state[Column.PREFILL_S],
         )
-        index = int(np.argmin(np.where(eligible, self._policy.score(candidates), np.inf)))
-        return Place(index, float(wait_s[index]))
+        scores = np.where(eligible, self._policy.score(candidates), np.inf)
+        index = int(scores.argmin())
+        return Place(index, float(wait_s[index]), float(scores[index]))
 
     def _eligible(self, request: Request, state: Floats) -> NDArray[np.bool_]:
         eligible: NDArray[np.bool_] = (

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ DECODE_WEIGHT = 0.3
 """Found in the simulator: 0.3 gained 1 point of goodput over 1, 2.6 where half of the workers are slow, and 1.5 % of
 the time of a data set over unequal workers."""
 Floats = NDArray[np.float64]
+Number = TypeVar("Number", float, Floats)
 
 
 @dataclass(slots=True)
@@ -77,11 +78,16 @@ class Cost(_Stateless):
 
     def score(self, candidates: Candidates) -> Floats:
         c = candidates
-        crowd = c.batch + 1.0
-        prefill_s = crowd * (c.pending_prefill_tokens + c.miss_tokens) * c.prefill_s
-        decode_s = DECODE_WEIGHT * c.expected_tokens * (c.base_s + c.per_job_s * crowd)
-        result: Floats = c.wait_s + prefill_s + decode_s
-        return result
+        prefill_tokens = c.pending_prefill_tokens + c.miss_tokens
+        return c.wait_s + cost_s(c.expected_tokens, prefill_tokens, c.batch, c.base_s, c.per_job_s, c.prefill_s)
+
+
+def cost_s(
+    expected_tokens: float, prefill_tokens: Number, batch: Number, base_s: Number, per_job_s: Number, prefill_s: Number
+) -> Number:
+    """What `Cost` adds to the wait, for one worker or for many at once."""
+    crowd = batch + 1.0
+    return crowd * prefill_tokens * prefill_s + DECODE_WEIGHT * expected_tokens * (base_s + per_job_s * crowd)
 
 
 class Lmetric(_Stateless):

@@ -61,6 +61,8 @@ class Request:
     """Index of the worker it is held for; -1: none."""
     place_wait_s: float = 0.0
     """Time until that worker was expected to have room for it, when it was last scored."""
+    place_score: float = 0.0
+    scored_at_s: float = 0.0
     own_pages: int = 0
     """Pages it holds when it runs, those it may share included, on a worker without reserve."""
     skipped: int = 0
