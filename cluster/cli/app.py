@@ -1,6 +1,6 @@
 """The commands of `exlpool`. Results go to standard output, everything else to standard error.
 
-Exit status: 0 all went well, 1 some requests failed, 2 nothing could be done, 130 interrupted.
+Exit status: 0 all went well, 1 some requests or models were bad, 2 nothing could be done, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import typer
 
 from actors import ExlpoolError, Pool
 from cluster.cli import options as opt
-from cluster.cli.console import errors, loading
+from cluster.cli.console import complain, errors, loading
 from cluster.cli.listing import describe_models
 from cluster.cli.run_file import run_file
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="exlpool",
@@ -60,7 +62,7 @@ def generate(
         cpus_per_worker=cpus_per_worker,
         gpus_per_worker=gpus_per_worker,
     )
-    sampling = opt.given(
+    sampling = opt.sampling(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,
@@ -112,7 +114,7 @@ def run(
         cpus_per_worker=cpus_per_worker,
         gpus_per_worker=gpus_per_worker,
     )
-    sampling = opt.given(
+    sampling = opt.sampling(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,
@@ -133,7 +135,8 @@ def models(
     ] = None,
 ) -> None:
     """Say what model directories hold, and which engine would run them here."""
-    describe_models(directories or [])
+    all_good = describe_models(directories or [])
+    raise typer.Exit(0 if all_good else 1)
 
 
 @app.command()
@@ -145,18 +148,18 @@ def version() -> None:
 def main() -> None:
     """Run the command line; every foreseen failure is one sentence on standard error."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)
     except ExlpoolError as error:
-        errors.print(f"[bold red]Error:[/] {error.message}", highlight=False, markup=True)
-        sys.exit(2)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
+        complain(error.message)
+        status = 2
     except (KeyboardInterrupt, typer.Abort):
-        errors.print("Interrupted.")
-        sys.exit(130)
+        status = INTERRUPTED
     except Exception as error:
-        show = getattr(error, "show", None)
+        show = getattr(error, "show", None)  # what the command line itself finds wrong with its arguments
         if show is None:
             raise
         show()
-        sys.exit(2)
+        status = 2
+    if status == INTERRUPTED:
+        errors.print("Interrupted.")
+    sys.exit(status if isinstance(status, int) else 0)

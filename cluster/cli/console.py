@@ -11,10 +11,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from actors import ExlpoolError, GenerationResult, WorkerState
 
 errors = Console(stderr=True)
+
+
+def complain(message: str) -> None:
+    """Say what went wrong, on one line however long, word for word."""
+    errors.print(Text.assemble(("Error:", "bold red"), " ", message), soft_wrap=True)
 
 
 class Loading:

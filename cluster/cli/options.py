@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from actors import PoolConfig, load_config, pool_config
+from actors.sampling import sampling_params
 
 Model = Annotated[Path | None, typer.Option(help="Model directory; none: the built-in model.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Workers to start, each with a model of its own.")]
@@ -33,6 +34,16 @@ Stop = Annotated[list[str] | None, typer.Option(help="Text that ends a completio
 def given(**values: Any) -> dict[str, Any]:
     """The options that were given on the command line."""
     return {name: value for name, value in values.items() if value is not None and value != []}
+
+
+def sampling(**values: Any) -> dict[str, Any]:
+    """The sampling parameters that were given on the command line, checked before any worker starts.
+
+    :raises InvalidRequest: in one sentence what is wrong.
+    """
+    chosen = given(**values)
+    sampling_params(**chosen)
+    return chosen
 
 
 def configuration(config: Path | None, **settings: Any) -> PoolConfig:

@@ -31,7 +31,7 @@ def read_rows(path: Path, *, chat: bool) -> Iterator[Row]:
     :raises ConfigurationError: the file cannot be read, or a line is wrong; it names the line.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _row(line.rstrip("\n"), f"{path}:{number}", path.suffix == ".jsonl", chat)
@@ -80,7 +80,7 @@ def run_file(
     if total == 0:
         raise ConfigurationError(f"{path} holds no prompts.")
     with (
-        _open_output(out) as file,
+        _open_output(out, path) as file,
         loading() as starting,
         Pool.start(config=config, address=address, progress=starting) as pool,
     ):
@@ -95,10 +95,12 @@ def run_file(
     return progress.failed
 
 
-def _open_output(out: Path | None) -> Any:
+def _open_output(out: Path | None, prompts: Path) -> Any:
     if out is None:
         return nullcontext()
     try:
+        if out.exists() and out.samefile(prompts):
+            raise ConfigurationError(f"{out} is the file of prompts: name another one for the results.")
         return out.open("w", encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"Cannot write {out}: {error.strerror}.") from None
