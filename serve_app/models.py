@@ -138,6 +138,12 @@ class Models:
             raise ModelNotFound(f"The model {name!r} does not exist. Known: {', '.join(self._models)}.", param="model")
         return model
 
+    def replace(self, model: ServedModel) -> ServedModel:
+        """Serve `model` from now on in the place of the one with its name, which is returned: the caller closes it."""
+        previous = self._models[model.name]
+        self._models[model.name] = model
+        return previous
+
     @property
     def first(self) -> ServedModel:
         return next(iter(self._models.values()))
