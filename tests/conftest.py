@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from actors.ray_session import NAMESPACE
+from tests.processes import marked
 
 WAIT_S = 30.0
 CLUSTER_CPUS = 8
@@ -32,6 +34,15 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    """A mark for `tests.processes`; what still carries it after the test is killed."""
+    name = uuid.uuid4().hex
+    yield name
+    for process in marked(name):
+        process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import psutil
 import pytest
+
+from tests.processes import marked, marked_environment
 
 pytestmark = pytest.mark.ray
 
@@ -42,33 +42,11 @@ ray.get(references)
 """
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    """The living processes that carry the mark in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("EXLPOOL_TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
-@pytest.fixture
-def mark() -> Iterator[str]:
-    name = uuid.uuid4().hex
-    yield name
-    for process in marked(name):
-        process.kill()
-
-
 @pytest.mark.parametrize("how", ["kill", "interrupt", "terminate", "error", "with", "exit"])
 def test_no_process_is_left(how: str, mark: str, eventually: Callable[..., None]) -> None:
-    environment = {**os.environ, "EXLPOOL_TEST_MARK": mark}
-    environment.pop("RAY_ADDRESS", None)
     script = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, how],
-        env=environment,
+        env=marked_environment(mark),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

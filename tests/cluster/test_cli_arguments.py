@@ -1,0 +1,183 @@
+"""Command lines that start no worker: help, version, and what is wrong with the others, in one sentence."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+import pytest
+
+from actors.builtin_model import builtin_model_path
+from tests.cluster.conftest import Exlpool
+from tests.engines.model_files import HALF, WORDS, write_model
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    file = tmp_path / "prompts.txt"
+    file.write_text("One\nTwo\n")
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here may come as far as starting one."""
+    from actors import Pool
+
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("a pool was started")
+
+    monkeypatch.setattr(Pool, "start", start)
+
+
+def plain(text: str) -> str:
+    """Without colours and the frames of help pages."""
+    return re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]", " ", text)
+
+
+def test_help_lists_the_commands(exlpool: Exlpool) -> None:
+    done = exlpool("--help")
+    assert done.status == 0
+    for command, words in {
+        "generate": "Stream one completion",
+        "run": "Run a file of prompts",
+        "models": "Say what model directories hold",
+        "version": "Print the version",
+    }.items():
+        assert re.search(rf"{command}\s+{words}", plain(done.out))
+
+
+@pytest.mark.parametrize("command", ["generate", "run"])
+def test_help_of_a_command_explains_every_option(
+    exlpool: Exlpool, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    done = exlpool(command, "--help")
+    assert done.status == 0
+    for option in ("model", "workers", "engine", "cache-tokens", "config", "address", "temperature", "seed", "stop"):
+        assert re.search(rf"--{option}\s+.*[A-Za-z0]{{3}}", plain(done.out)), option
+
+
+def test_without_a_command_the_help_is_shown(exlpool: Exlpool) -> None:
+    done = exlpool()
+    assert "Commands" in done.out + done.err
+
+
+def test_version_is_that_of_the_package(exlpool: Exlpool) -> None:
+    done = exlpool("version")
+    assert (done.status, done.out.strip()) == (0, importlib.metadata.version("exlpool"))
+
+
+USAGE: list[tuple[list[str], str]] = [
+    (["paint"], "paint"),
+    (["generate"], "PROMPT|prompt"),
+    (["generate", "x", "--workers", "0"], "workers"),
+    (["generate", "x", "--workers", "two"], "--workers"),
+    (["generate", "x", "--max-new-tokens", "0"], "max-new-tokens"),
+    (["generate", "x", "--temperature", "warm"], "--temperature"),
+    (["generate", "x", "--colour", "red"], "colour"),
+    (["run"], "PROMPTS|prompts"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), USAGE, ids=lambda value: str(value)[:40])
+def test_a_wrong_command_line_is_refused(exlpool: Exlpool, arguments: list[str], words: str) -> None:
+    done = exlpool(*arguments)
+    assert done.status == 2
+    assert re.search(words, done.err)
+    assert done.out == ""
+    assert "Traceback" not in done.err
+
+
+WRONG: list[tuple[list[str], str]] = [
+    (["--engine", "steam"], "engine"),
+    (["--cache-tokens", "1000"], "cache_tokens"),
+    (["--cpus-per-worker", "-1"], "cpus_per_worker"),
+    (["--gpus-per-worker", "1.5"], "gpus_per_worker"),
+    (["--config", "none.yaml"], "Cannot read none.yaml: No such file"),
+    (["--temperature", "nan"], "temperature"),
+    (["--temperature", "-1"], "temperature"),
+    (["--top-k", "-1"], "top_k"),
+    (["--top-p", "1.5"], "top_p"),
+    (["--min-p", "inf"], "min_p"),
+    (["--repetition-penalty", "0"], "repetition_penalty"),
+    (["--seed", "-1"], "seed"),
+    (["--stop", ""], "stop"),
+]
+
+
+@pytest.mark.parametrize("command", ["generate", "run"])
+@pytest.mark.parametrize(("options", "words"), WRONG, ids=lambda value: str(value)[:40])
+def test_a_wrong_value_is_told_in_one_line_before_anything_starts(
+    exlpool: Exlpool, prompts: Path, command: str, options: list[str], words: str
+) -> None:
+    done = exlpool(command, prompts if command == "run" else "Hello!", *options)
+    assert done.status == 2
+    assert re.fullmatch(rf"Error: .*{words}.*\n", done.err)
+    assert done.out == ""
+
+
+BAD_FILES: list[tuple[str, bytes | None, str]] = [
+    ("none.txt", None, "Cannot read .*none.txt: No such file"),
+    ("empty.txt", b"\n  \n", "holds no prompts"),
+    ("latin.txt", b"caf\xe9\n", "Cannot read .*latin.txt"),
+    ("a.jsonl", b'{"prompt": "x"}\n{"prompt": ', "a.jsonl:2: not JSON"),
+    ("a.jsonl", b'"x"\n', "a.jsonl:1: an object"),
+    ("a.jsonl", b'{"text": "x"}\n', "a.jsonl:1: an object"),
+    ("a.jsonl", b'{"prompt": "x", "messages": []}\n', "exactly one of"),
+    ("a.jsonl", b'{"prompt": "x", "colour": "red"}\n', "unknown key 'colour'"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), BAD_FILES, ids=lambda value: str(value)[:30])
+def test_a_bad_file_of_prompts_is_told_before_anything_starts(
+    exlpool: Exlpool, tmp_path: Path, name: str, content: bytes | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = exlpool("run", tmp_path / name)
+    assert done.status == 2
+    assert re.fullmatch(rf"Error: .*{words}.*\n", done.err)
+
+
+def test_results_never_overwrite_the_prompts(exlpool: Exlpool, prompts: Path) -> None:
+    done = exlpool("run", prompts, prompts)
+    assert (done.status, prompts.read_text()) == (2, "One\nTwo\n")
+    assert "name another one" in done.err
+
+
+def test_results_that_cannot_be_written_are_told(exlpool: Exlpool, prompts: Path, tmp_path: Path) -> None:
+    done = exlpool("run", prompts, tmp_path / "none" / "out.jsonl")
+    assert done.status == 2
+    assert re.fullmatch(r"Error: Cannot write .*out.jsonl: No such file or directory.\n", done.err)
+
+
+def test_models_describes_the_built_in_one(exlpool: Exlpool) -> None:
+    done = exlpool("models")
+    assert done.status == 0
+    assert re.search(r"built-in.*LlamaForCausalLM.*unquantised.*5 MB", done.out)
+
+
+def test_models_describes_the_children_of_a_folder(
+    exlpool: Exlpool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    write_model(tmp_path / "one")
+    write_model(tmp_path / "two[bold]", x__q_weight=WORDS, y__weight=HALF)
+    done = exlpool("models", tmp_path, builtin_model_path())
+    assert done.status == 0
+    assert len(re.findall("LlamaForCausalLM", done.out)) == 3
+    assert re.search(r"one .*unquantised.* cpu ", done.out)
+    assert re.search(r"two\[bold\] .*exl2.*needs an NVIDIA GPU", done.out)
+
+
+def test_models_says_what_is_wrong_with_a_directory(
+    exlpool: Exlpool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    done = exlpool("models", tmp_path / "none", builtin_model_path())
+    assert done.status == 1
+    assert "There is no model directory" in done.out
+    assert "LlamaForCausalLM" in done.out
