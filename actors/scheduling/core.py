@@ -23,6 +23,7 @@ from actors.scheduling.events import (
     Event,
     Reported,
     Submitted,
+    TenantsWeighed,
     Tick,
     WorkerDown,
     WorkerDraining,
@@ -35,7 +36,7 @@ from actors.scheduling.fair_queue import FairQueue
 from actors.scheduling.fleet import Fleet
 from actors.scheduling.journal import Entry, Journal
 from actors.scheduling.matching import Match, Matchmaker
-from actors.scheduling.policies import POLICIES
+from actors.scheduling.policies import make_policy
 from actors.scheduling.records import Request, RequestState, Worker, fits
 from actors.scheduling.statistics import SchedulerStatistics
 from actors.scheduling.summary import summarize
@@ -46,11 +47,14 @@ _NO_WORKER = "No worker is up and none is expected to come."
 
 
 class Scheduler:
-    """Admits, queues and places requests. Not thread-safe: one owner calls it."""
+    """Admits, queues and places requests. Not thread-safe: one owner calls it.
+
+    :raises ConfigurationError: there is no such policy.
+    """
 
     def __init__(self, config: SchedulerConfig | None = None) -> None:
         self.config = config or SchedulerConfig()
-        policy = POLICIES[self.config.policy](self.config.seed)
+        policy = make_policy(self.config.policy, self.config.seed)
         self.now_s = 0.0
         self.requests: dict[str, Request] = {}
         self.queue = FairQueue(self.config.tenant_weights)
@@ -72,6 +76,7 @@ class Scheduler:
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             Submitted: self._on_submitted,
             Cancelled: self._on_cancelled,
+            TenantsWeighed: self._on_tenants_weighed,
             Tick: self._on_tick,
             WorkerExpected: self.workers.on_expected,
             WorkerLost: self.workers.on_lost,
@@ -139,6 +144,12 @@ class Scheduler:
             self.refuse(admission.request_id, RefusalReason.QUEUE_FULL, text, self._retry_after_s())
         else:
             self._enqueue(admission)
+
+    def _on_tenants_weighed(self, event: TenantsWeighed) -> None:
+        if all(0.0 < weight < math.inf for weight in event.weights.values()):
+            self.queue.weigh(event.weights)
+        else:
+            self.ignore("a weight that is not above 0")
 
     def _duplicate(self, known: Request, admission: Admission) -> None:
         if admission == known.admission:

@@ -79,6 +79,14 @@ class _ClassQueue:
     def weight(self, name: str) -> float:
         return self._weights.get(name, 1.0)
 
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        self._weights = weights
+        for tenant in self.tenants.values():
+            weight = self.weight(tenant.name)
+            if tenant.requests:
+                self.waiting_weight += weight - tenant.weight
+            tenant.weight = weight
+
     def _list(self, tenant: _Tenant) -> None:
         tenant.listed = tenant.counter
         heapq.heappush(self._heap, (tenant.counter, tenant.name))
@@ -144,8 +152,8 @@ class _ClassQueue:
         try:
             while most > 0 and (tenant := self.first()) is not None:
                 depth = min(max(2, window // self.waiting_tenants), most)
-                fresh = [r for r in islice(tenant.requests.values(), window) if r.looked_at != round_]
-                for request in fresh[:depth]:
+                fresh = (r for r in islice(tenant.requests.values(), window) if r.looked_at != round_)
+                for request in list(islice(fresh, depth)):
                     request.looked_at = round_
                     yield request
                     if request.request_id not in tenant.requests:
@@ -178,6 +186,11 @@ class FairQueue:
 
     def __iter__(self) -> Iterator[Request]:
         return iter(self._requests.values())
+
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        """Give tenants new weights. What they were served before stays as it was counted."""
+        for queue in self._classes.values():
+            queue.weigh(weights)
 
     def push(self, request: Request) -> None:
         """Add a request behind its tenant's others; one that ran before (attempt 2 and later) goes before them."""

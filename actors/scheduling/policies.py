@@ -19,6 +19,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.errors import ConfigurationError
+
 DECODE_WEIGHT = 0.3
 """Found in the simulator: 0.3 gained 1 point of goodput over 1, 2.6 where half of the workers are slow, and 1.5 % of
 the time of a data set over unequal workers."""
@@ -136,3 +138,13 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
     "round_robin": lambda seed: RoundRobin(),
 }
 """Policies by name; each is made with a seed."""
+
+
+def make_policy(name: str, seed: int) -> Policy:
+    """A new policy.
+
+    :raises ConfigurationError: there is none of that name.
+    """
+    if name not in POLICIES:
+        raise ConfigurationError(f"There is no policy {name!r}; there are {', '.join(POLICIES)}.", param="policy")
+    return POLICIES[name](seed)
