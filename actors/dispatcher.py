@@ -30,6 +30,7 @@ from actors.scheduling.events import (
     Event,
     Reported,
     Submitted,
+    TenantsWeighed,
     Tick,
     WorkerDown,
     WorkerExpected,
@@ -139,6 +140,10 @@ class Dispatcher:
                 self._handle(Cancelled(request_id))
 
     # Whoever owns the pool.
+
+    async def weigh(self, tenant_weights: dict[str, float]) -> None:
+        """Give tenants their shares; those that are not named have 1. A restarted dispatcher must be told again."""
+        self._handle(TenantsWeighed(tenant_weights))
 
     async def progress(self, known: int) -> tuple[int, tuple[WorkerState, ...]]:
         """The state of all workers, as soon as it is newer than version `known`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from actors.messages import Admission, StepReport, WorkerLimits
@@ -93,6 +94,13 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantsWeighed:
+    """From now on tenants have these weights; those that are not named have 1."""
+
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed. Deadlines, holds, unconfirmed starts and unanswered resyncs are looked at; once every 100 ms or so
     is enough."""
@@ -108,5 +116,6 @@ Event = (
     | WorkerSuspected
     | WorkerDraining
     | Reported
+    | TenantsWeighed
     | Tick
 )
