@@ -1,0 +1,148 @@
+"""Everything that can be set of the HTTP front, under the same words in Python, in YAML and on the command line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from actors.config import PoolConfig
+from actors.errors import ConfigurationError
+from actors.messages import Priority
+from serve_app.limits import ApiLimits
+
+BUILTIN_NAME = "builtin"
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}$"
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
+_POOL_NAME_CHARACTERS = 40
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(PoolConfig):
+    """A model that is served: a pool of its own, under the name by which clients ask for it."""
+
+    name: str = Field(BUILTIN_NAME, pattern=MODEL_NAME, description="none: the name of the model's directory")
+    detached: Literal[False] = Field(False, description="the pool lives as long as the application")
+    default_priority: Priority = Field(Priority.DEFAULT, description="class of a request that names none")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_its_directory(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "name" not in values and values.get("model") is not None:
+            name = _NOT_IN_A_NAME.sub("-", Path(str(values["model"])).name).lstrip("-._")
+            return {**values, "name": name or "model"}
+        return values
+
+    def pool(self, life: str) -> PoolConfig:
+        """The configuration of its pool. `life` tells one life of the pool from the next: Ray frees names late."""
+        stem = _NOT_IN_A_NAME.sub("-", self.name)[:_POOL_NAME_CHARACTERS]
+        settings = {name: getattr(self, name) for name in PoolConfig.model_fields}
+        return PoolConfig(**{**settings, "name": f"{stem}.{life}"})
+
+
+class LiveSettings(_Section):
+    """What can change while the application runs, by Serve's `user_config` of the deployment "HttpFront"."""
+
+    keys_file: Path | None = Field(None, description="hashed keys; none: anybody on this machine may ask")
+    remote_without_keys: bool = Field(False, description="without keys, answer other machines too")
+    cors_origins: tuple[str, ...] = Field((), description='origins of browser pages that may ask; "*": all')
+    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    body_timeout_s: float = Field(60.0, gt=0.0, description="time that a client has to send its request")
+    max_header_bytes: int = Field(32 * 1024, ge=1024)
+    max_headers: int = Field(100, ge=10)
+    access_log: bool = Field(True, description="a line per request, without its content")
+    log_content: bool = Field(False, description="log what is asked and answered too")
+
+    @field_validator("keys_file")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        """Replicas have another working directory than whoever starts them."""
+        return None if path is None else path.expanduser().absolute()
+
+
+class FrontScaling(_Section):
+    """How many replicas of the HTTP front there are. Serve adds and takes away by the requests that are under way."""
+
+    min_replicas: int = Field(1, ge=1)
+    max_replicas: int = Field(4, ge=1)
+    target_requests: float = Field(256.0, gt=0.0, description="requests under way per replica")
+    cpus: float = Field(0.0, ge=0.0, description="CPUs that each replica claims from Ray")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError("min_replicas is at most max_replicas")
+        return self
+
+
+class ServeConfig(LiveSettings):
+    """The application: its models, and how they are offered.
+
+    With one model its settings may stand at the top: `ServeConfig(model="DIR", workers=4)`. Without any it is the
+    built-in model.
+    """
+
+    models: tuple[ModelConfig, ...] = Field((ModelConfig(),), min_length=1)
+    fronts: FrontScaling = FrontScaling()
+    max_choices: int = Field(128, ge=1, description="completions of one request: prompts x n")
+    default_timeout_s: float | None = Field(None, gt=0.0, description="bound on a request that names none")
+    drain_s: float = Field(300.0, ge=0.0, description="time that running requests have to end in an update")
+    docs: bool = Field(True, description="serve /docs and /openapi.json")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_model_at_the_top(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "models" in values:
+            return values
+        single = {name: value for name, value in values.items() if name in ModelConfig.model_fields}
+        others = {name: value for name, value in values.items() if name not in single}
+        return {**others, "models": (single,)}
+
+    @field_validator("models")
+    @classmethod
+    def _names_differ(cls, models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
+        names = [model.name for model in models]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each model needs a `name` of its own, not {', '.join(names)}")
+        return models
+
+    @property
+    def live(self) -> LiveSettings:
+        return LiveSettings(**{name: getattr(self, name) for name in LiveSettings.model_fields})
+
+    @property
+    def api_limits(self) -> ApiLimits:
+        return ApiLimits(max_choices=self.max_choices, default_timeout_s=self.default_timeout_s)
+
+
+def serve_config(**values: Any) -> ServeConfig:
+    """`ServeConfig(**values)`, with every fault told in one sentence.
+
+    :raises ConfigurationError: an unknown setting, a wrong type or a value out of range.
+    """
+    try:
+        return ServeConfig(**values)
+    except ValidationError as error:
+        raise configuration_error(error) from None
+
+
+def live_settings(current: LiveSettings, changes: dict[str, Any]) -> LiveSettings:
+    """`current` with `changes`.
+
+    :raises ConfigurationError: a change is unknown or wrong.
+    """
+    try:
+        return LiveSettings(**{**current.model_dump(), **changes})
+    except ValidationError as error:
+        raise configuration_error(error) from None
+
+
+def configuration_error(error: ValidationError) -> ConfigurationError:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"]) or "configuration"
+    return ConfigurationError(f"{name}: {first['msg']} (got {first['input']!r}).", param=name)

@@ -1,0 +1,46 @@
+"""What the edge refuses, before a request reaches the API."""
+
+from __future__ import annotations
+
+from actors.errors import ExlpoolError
+
+
+class InvalidApiKey(ExlpoolError):
+    """No key, or one that is not known."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class RemoteWithoutKeys(ExlpoolError):
+    """A server without keys answers its own machine only."""
+
+    status = 403
+    code = "remote_without_keys"
+
+
+class BodyTooSlow(ExlpoolError):
+    status = 408
+    code = "request_timeout"
+
+
+class BodyTooLarge(ExlpoolError):
+    status = 413
+    code = "request_too_large"
+
+
+class BadContentLength(ExlpoolError):
+    status = 400
+    code = "invalid_request"
+
+
+class HeadersTooLarge(ExlpoolError):
+    status = 431
+    code = "headers_too_large"
+
+
+class RateLimited(ExlpoolError):
+    """The key's own rate is used up; `retry_after_s` says when it is not."""
+
+    status = 429
+    code = "rate_limit_exceeded"

@@ -1,0 +1,47 @@
+"""The edge as one ASGI application round the API, whose settings can change while it runs."""
+
+from __future__ import annotations
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve_app.config import LiveSettings
+from serve_app.edge.access_log import AccessLog
+from serve_app.edge.auth import Accounts, Auth
+from serve_app.edge.bounds import BodyBounds, HeaderBounds
+from serve_app.edge.request_id import RequestId
+from serve_app.keys import KeyRing
+
+EXPOSED_HEADERS = ("x-request-id", "retry-after", "retry-after-ms", "x-should-retry")
+
+
+class Edge:
+    """Call `configure` before the first request and whenever settings or keys change; requests that are under way go
+    on as they began."""
+
+    def __init__(self, api: ASGIApp, *, announce_request_id: bool = True) -> None:
+        self._api = api
+        self._announce_request_id = announce_request_id
+        self._accounts = Accounts()
+        self._stack: ASGIApp = api
+
+    def configure(self, settings: LiveSettings, keys: KeyRing | None) -> None:
+        if keys is not None:
+            self._accounts.keep_only(keys)
+        app: ASGIApp = BodyBounds(self._api, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+        app = Auth(app, keys=keys, accounts=self._accounts, remote_without_keys=settings.remote_without_keys)
+        if settings.cors_origins:
+            app = CORSMiddleware(
+                app,
+                allow_origins=settings.cors_origins,
+                allow_methods=("GET", "POST", "OPTIONS"),
+                allow_headers=("*",),
+                expose_headers=EXPOSED_HEADERS,
+            )
+        app = HeaderBounds(app, max_bytes=settings.max_header_bytes, max_headers=settings.max_headers)
+        if settings.access_log or settings.log_content:
+            app = AccessLog(app, content=settings.log_content)
+        self._stack = RequestId(app, announce=self._announce_request_id)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._stack(scope, receive, send)

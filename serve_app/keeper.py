@@ -1,0 +1,110 @@
+"""The keeper of a pool that is served: it starts the pool's actors, which go when it goes.
+
+It is an actor of its own, so that an application can be updated without loading its models again: the owner of the
+new version takes its lease before the old one gives its own back. A lease is a stream, so it ends however its holder
+ends; with the last one the keeper closes the pool and itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.launch import Launched, launch
+from serve_app.config import ModelConfig
+
+logger = logging.getLogger(__name__)
+
+FIRST_LEASE_S = 60.0
+"""A keeper that nobody leases in this time was made for an owner that died at once."""
+CLOSE_S = 15.0
+IDLE_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A pool's dispatcher, and the Unix time when the pool was started."""
+
+    dispatcher: Any
+    created: int
+
+
+class PoolKeeper:
+    """A detached actor per model of an application. All methods run on its event loop."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._config = config
+        self._created = int(time.time())
+        self._leases = 0
+        self._over = asyncio.Event()
+        self._launching = asyncio.create_task(asyncio.to_thread(launch, config.pool(secrets.token_hex(4))))
+        self._orphaned = asyncio.create_task(self._end_if_orphaned())
+        self._ending: asyncio.Task[None] | None = None
+
+    async def config(self) -> ModelConfig:
+        return self._config
+
+    async def kept(self) -> Kept:
+        """:raises ExlpoolError: the pool could not be started."""
+        launched = await asyncio.shield(self._launching)
+        return Kept(launched.dispatcher, self._created)
+
+    async def lease(self) -> AsyncIterator[Kept]:
+        """Keeps the pool until the stream is cancelled, or its reader is gone."""
+        self._leases += 1
+        try:
+            yield await self.kept()
+            await self._over.wait()
+        finally:
+            self._leases -= 1
+            if self._leases == 0:
+                self._end()
+
+    async def over(self) -> None:
+        """Returns, or fails, when this keeper ends: for those who want to know."""
+        await self._over.wait()
+
+    async def retire(self, drain_s: float) -> None:
+        """End now or as soon as nothing runs, whoever holds a lease: its successor waits for the place."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self._idle()
+        self._end()
+
+    async def _idle(self) -> None:
+        dispatcher = (await self.kept()).dispatcher
+        while True:
+            scheduler = (await dispatcher.statistics.remote()).scheduler
+            if not scheduler.running_requests and not sum(scheduler.queued_requests.values()):
+                return
+            await asyncio.sleep(IDLE_POLL_S)
+
+    async def _end_if_orphaned(self) -> None:
+        await asyncio.sleep(FIRST_LEASE_S)
+        if self._leases == 0:
+            self._end()
+
+    def _end(self) -> None:
+        if self._ending is None:
+            self._over.set()
+            self._ending = asyncio.create_task(self._close())
+
+    async def _close(self) -> None:
+        try:
+            launched: Launched = await self._launching
+            with contextlib.suppress(TimeoutError, RayActorError, RayTaskError):  # killed next, whatever its state
+                await asyncio.wait_for(launched.dispatcher.close.remote(), CLOSE_S)
+            launched.kill()
+        except Exception:
+            logger.exception("The pool of %s could not be closed in good order", self._config.name)
+        finally:
+            ray.kill(ray.get_runtime_context().current_actor)
