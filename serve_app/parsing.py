@@ -53,7 +53,10 @@ def _refusal(error: ValidationError) -> InvalidRequest:
 
 
 def _path(location: Sequence[Any]) -> list[str | int]:
-    """A location without pydantic's own words for the members of a union, such as `list[str]` or `TextPart`."""
+    """A location without pydantic's own words for the members of a union, such as `list[str]` or `TextPart`, and
+    without the keys of a mapping, which are the caller's."""
+    if "[key]" in location:
+        location = location[: location.index("[key]") - 1]
     return [
         part
         for place, part in enumerate(location)
