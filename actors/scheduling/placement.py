@@ -77,10 +77,11 @@ class Placement:
         wait_s = np.zeros(pages.size)
         if not ready.all():
             wait_s = np.where(ready, 0.0, self._waits(need, free_pages, free_slots, now_s))
+        ranked_s = wait_s
         if self._policy.holds:
             if request.foreground:
                 wait_s = np.maximum(wait_s, self._prefill_waits(state))
-            wait_s = np.where(ready, wait_s, np.maximum(wait_s, self.backlog_s))
+            ranked_s = np.where(ready, wait_s, np.maximum(wait_s, self.backlog_s))
         else:
             eligible &= ready
             if not eligible.any():
@@ -89,7 +90,7 @@ class Placement:
         candidates = Candidates(
             expected_tokens=request.expected_tokens,
             miss_tokens=request.admission.prompt_tokens - PAGE_TOKENS * resident,
-            wait_s=wait_s,
+            wait_s=ranked_s,
             eligible=eligible,
             batch=state[Column.BATCH],
             pending_prefill_tokens=state[Column.PENDING_PREFILL],

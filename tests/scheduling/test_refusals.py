@@ -1,4 +1,4 @@
-"""When the scheduler says no: what can never run, what would wait too long, what waited too long, and when to return."""
+"""When the scheduler says no: what can never run, what would or did wait too long, and when to return."""
 
 from __future__ import annotations
 
@@ -149,17 +149,17 @@ def test_when_to_return_grows_with_the_queue_and_is_spread() -> None:
 
 
 def test_who_would_wait_too_long_is_refused_at_arrival_with_a_time_to_return() -> None:
-    pool = full_pool(max_wait_s=20.0)
+    pool = full_pool(max_wait_s=100.0)
     for number in range(100):
         refused = refusals(pool.submit(f"r{number}", 2000, 1000))
         if refused:
             break
     (refusal,) = refused.values()
-    assert 5 < number < 60
+    assert 7 < number < 13
     assert refusal.reason is RefusalReason.WAIT_TOO_LONG
-    assert "20.0 s are the most" in refusal.message
+    assert "100.0 s are the most" in refusal.message
     assert refusal.retry_after_s is not None
-    assert 9.0 < refusal.retry_after_s < 20.0  # half of the bound and some seconds, give or take a tenth
+    assert 45.0 < refusal.retry_after_s < 70.0  # half of the bound and some seconds, give or take a tenth
 
 
 def test_who_would_miss_its_own_deadline_is_refused_at_arrival() -> None:
