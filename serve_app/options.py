@@ -98,7 +98,7 @@ def own_names(request: GenerationFields) -> Iterator[None]:
         name = _own_name(request, error.param)
         if name == error.param:
             raise
-        message = error.message.replace(str(error.param), str(name))
+        message = error.message if error.param == "prompt" else error.message.replace(str(error.param), str(name))
         raise type(error)(message, retry_after_s=error.retry_after_s, param=name) from None
 
 
