@@ -18,7 +18,7 @@ class Tool:
     """A function that the caller can run for the model.
 
     `parameters` is the JSON schema of its arguments, an object; None: it takes none. With `strict`, calls that the
-    model makes of its own accord match it as well, not only those that were demanded.
+    model makes of its own accord match it as well, not only those that are demanded.
     """
 
     name: str

@@ -59,15 +59,26 @@ def optional_calls(
     tool_format: ToolFormat, tools: Sequence[Tool], *, parallel: bool, document_schema: str | None = None
 ) -> str:
     """Any text and calls in it; behind the opening mark nothing but a call can stand. With `document_schema`: either
-    calls or a document that it accepts. Calls of strict tools match their schema.
+    calls or a document that it accepts.
+
+    Calls match the schemas of their tools; where one cannot be enforced and its tool is not strict, any object does.
 
     :raises InvalidRequest: the parameters of a strict tool cannot be enforced.
     """
-    schemas = [(tool.name, arguments_schema(tool) if tool.strict else {"type": "object"}) for tool in tools]
+    schemas = [(tool.name, _schema_if_possible(tool)) for tool in tools]
     rules = _rules_of_calls(tool_format, schemas, parallel)
     if document_schema is not None:
         return "\n".join(["start: calls | document", f"document: {_json(json.loads(document_schema))}", *rules])
     return "\n".join([*_text_and_calls(tool_format, parallel), *rules])
+
+
+def _schema_if_possible(tool: Tool) -> dict[str, Any]:
+    try:
+        return arguments_schema(tool)
+    except InvalidRequest:
+        if tool.strict:
+            raise
+        return {"type": "object"}
 
 
 def _text_and_calls(tool_format: ToolFormat, parallel: bool) -> list[str]:
