@@ -73,7 +73,7 @@ class Job:
 
 def page_name(*parts: int) -> bytes:
     """A name that stands for a page's hash: equal parts, equal prefix."""
-    return b"".join(part.to_bytes(4, "little", signed=True) for part in parts)
+    return b"".join(part.to_bytes(8, "little", signed=True) for part in parts)
 
 
 def shareable(pages: Sequence[bytes], prompt_tokens: int) -> tuple[bytes, ...]:

@@ -127,12 +127,12 @@ class Simulation:
         self.workers[death.index] = None
         self._push(self.now_s + death.restart_s, self._on_up, death.index)
         self._dispatcher.worker_down(death.index, worker.worker_id, self.now_s)
-        for job in worker.pending + worker.active:
+        for job in worker.die(self.now_s):
             self._replay(job, worker.worker_id)
 
     def _replay(self, job: Job, worker_id: str) -> None:
         """The front of a job whose worker died asks again, with what was emitted as part of the prompt."""
-        job.emitted_tokens += min(job.generated, job.left_tokens - 1)
+        job.emitted_tokens += min(job.generated, job.left_tokens - 1)  # its end was still under way, and is lost
         job.generated = 0
         job.attempt += 1
         job.killers.add(worker_id)

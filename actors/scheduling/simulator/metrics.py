@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from actors.messages import Priority
 from actors.paging import PAGE_TOKENS
 from actors.scheduling.simulator.jobs import Job
 from actors.scheduling.simulator.workers import WorkerSpec
@@ -36,9 +35,24 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """What one tenant or one class got."""
+
+    requests: int
+    goodput: float
+    """Share of its own requests."""
+    rejected: float
+    service: float
+    """Its share of all service: prompt tokens computed x 1 + output tokens x 2."""
+    output_tokens_per_s: float
+    ttft_s: Spread
+    tpot_s: Spread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One run. Shares are of all requests, refused ones included; `goodput_per_s` is good requests per second of
-    arrivals."""
+    """One run. Shares are of all requests, refused ones included; `goodput_per_s` is good requests per second of the
+    run, which lasts until the last request is done."""
 
     requests: int
     goodput: float
@@ -49,12 +63,14 @@ class Outcome:
     tpot_s: Spread
     e2e_s: Spread
     prefix_hit_rate: float
+    """Share of the prompt tokens of served requests that did not have to be computed."""
     unlimited_hit_rate: float
-    tenant_goodput: dict[str, float]
-    tenant_tokens: dict[str, float]
-    class_ttft_s: dict[str, Spread]
+    """The same of all requests, had there been one cache without bound for all workers."""
+    tenants: dict[str, Group]
+    classes: dict[str, Group]
     makespan_s: float
     bound_s: float
+    """Of the makespan of those that were served, see `makespan_bound_s`."""
     attempts: float
     decision_us: Spread | None = None
     wait_error_s: Spread | None = None
@@ -68,38 +84,41 @@ def spread(values: Sequence[float] | np.ndarray) -> Spread:
     return Spread(float(np.mean(values)), float(p50), float(p99))
 
 
-def unlimited_hit_rate(jobs: Sequence[Job]) -> float:
-    """The share of prompt tokens that a cache without bound, shared by all workers, would save."""
+def unlimited_hits(jobs: Sequence[Job]) -> dict[str, int]:
+    """Prompt tokens of each job that a cache without bound, shared by all workers, would hold when it arrives."""
     seen: set[bytes] = set()
-    hit = 0
+    hits = {}
     for job in sorted(jobs, key=lambda job: job.arrival_s):
-        for page in job.pages:
-            if page not in seen:
-                break
-            hit += PAGE_TOKENS
+        fresh = (count for count, page in enumerate(job.pages) if page not in seen)
+        hits[job.job_id] = PAGE_TOKENS * next(fresh, len(job.pages))
         seen.update(job.pages)
         seen.update(job.all_pages)
-    return hit / max(sum(job.prompt_tokens for job in jobs), 1)
+    return hits
 
 
 def makespan_bound_s(jobs: Sequence[Job], workers: Sequence[WorkerSpec]) -> float:
-    """No schedule is faster: all work at the sum of the workers' top speeds, or the longest job alone on the fastest.
+    """No schedule of these jobs is done earlier: all work at the sum of the workers' top speeds, from the first arrival
+    on, or any one job alone on the fastest worker, from its arrival on.
 
-    A worker's top speed: every slot decodes, so a token costs `step(max_batch) / max_batch`; prefill adds its own time
-    without cache hits. Noise is even around 1. The pages are taken to suffice.
+    A worker's top speed: every slot decodes, so a token costs `step(max_batch) / max_batch`; prefill adds its own time,
+    for what an unlimited shared cache would not hold. Noise is even around 1. The pages are taken to suffice.
     """
     outputs = sum(job.output_tokens for job in jobs)
-    prompts = sum(job.prompt_tokens for job in jobs)
+    hits = unlimited_hits(jobs)
+    misses = sum(job.prompt_tokens for job in jobs) - sum(hits.values())
     speed = 0.0
     for w in workers:
         token_s = (w.base_s + w.per_job_s * w.max_batch_size) / w.max_batch_size
-        speed += 1.0 / (outputs * token_s + prompts / w.prefill_tokens_per_s)
+        speed += 1.0 / (outputs * token_s + misses / w.prefill_tokens_per_s)
     fastest = min(workers, key=lambda w: w.base_s + w.per_job_s)
-    longest_s = max(
-        job.output_tokens * (fastest.base_s + fastest.per_job_s) + job.prompt_tokens / fastest.prefill_tokens_per_s
+    step_s = fastest.base_s + fastest.per_job_s
+    alone_s = max(
+        job.arrival_s
+        + job.output_tokens * step_s
+        + (job.prompt_tokens - hits[job.job_id]) / fastest.prefill_tokens_per_s
         for job in jobs
     )
-    return max(1.0 / speed, longest_s)
+    return max(min(job.arrival_s for job in jobs) + 1.0 / speed, alone_s)
 
 
 def measure(
@@ -111,35 +130,56 @@ def measure(
 ) -> Outcome:
     """Sum a run up."""
     served = [job for job in jobs if job.done_s is not None]
-    good = [job for job in jobs if slo.met(job)]
-    span_s = max(job.arrival_s for job in jobs) or 1.0
-    prompt_tokens = sum(job.prompt_tokens for job in served)
-    tenants = sorted({job.tenant for job in jobs})
-    tokens = Counter[str]()
-    for job in served:
-        tokens[job.tenant] += job.computed_tokens + 2 * job.output_tokens
-    total = max(tokens.total(), 1)
+    good = sum(map(slo.met, jobs))
+    makespan_s = max((job.done_s for job in served if job.done_s is not None), default=0.0)
+    prompt_tokens = sum(job.prompt_tokens for job in jobs)
     return Outcome(
         requests=len(jobs),
-        goodput=len(good) / len(jobs),
-        goodput_per_s=len(good) / span_s,
+        goodput=good / len(jobs),
+        goodput_per_s=good / makespan_s if served else 0.0,
         rejected=1 - len(served) / len(jobs),
         rejections=dict(Counter(job.refused for job in jobs if job.refused is not None)),
         ttft_s=spread([job.ttft_s for job in served]),
         tpot_s=spread([job.tpot_s for job in served]),
         e2e_s=spread([job.e2e_s for job in served]),
-        prefix_hit_rate=1 - sum(job.computed_tokens for job in served) / max(prompt_tokens, 1),
-        unlimited_hit_rate=unlimited_hit_rate(jobs),
-        tenant_goodput={t: _share([job for job in jobs if job.tenant == t], slo) for t in tenants},
-        tenant_tokens={tenant: tokens[tenant] / total for tenant in tenants},
-        class_ttft_s={p.value: spread([j.ttft_s for j in served if j.priority is p]) for p in Priority},
-        makespan_s=max((job.done_s for job in served if job.done_s is not None), default=0.0),
-        bound_s=makespan_bound_s(jobs, workers),
+        prefix_hit_rate=hit_rate(served),
+        unlimited_hit_rate=sum(unlimited_hits(jobs).values()) / prompt_tokens,
+        tenants=_groups(jobs, slo, makespan_s, lambda job: job.tenant),
+        classes=_groups(jobs, slo, makespan_s, lambda job: job.priority.value),
+        makespan_s=makespan_s,
+        bound_s=makespan_bound_s(served, workers) if served else 0.0,
         attempts=sum(job.attempt for job in jobs) / len(jobs),
         decision_us=None if decision_s is None else spread(np.asarray(decision_s) * 1e6),
         wait_error_s=spread([abs(real - estimated) for estimated, real in waits]) if waits else None,
     )
 
 
-def _share(jobs: Sequence[Job], slo: Slo) -> float:
-    return sum(map(slo.met, jobs)) / len(jobs)
+def hit_rate(served: Sequence[Job]) -> float:
+    """The share of prompt tokens that was not computed; what a replay computes again counts against it."""
+    prompt_tokens = sum(job.prompt_tokens for job in served)
+    return 1 - sum(job.computed_tokens for job in served) / prompt_tokens if prompt_tokens else 0.0
+
+
+def _groups(jobs: Sequence[Job], slo: Slo, makespan_s: float, key: Callable[[Job], str]) -> dict[str, Group]:
+    members: dict[str, list[Job]] = {}
+    for job in jobs:
+        members.setdefault(key(job), []).append(job)
+    total = sum(map(_service, jobs))
+    return {name: _group(members[name], slo, makespan_s, total) for name in sorted(members)}
+
+
+def _group(jobs: Sequence[Job], slo: Slo, makespan_s: float, total_service: int) -> Group:
+    served = [job for job in jobs if job.done_s is not None]
+    return Group(
+        requests=len(jobs),
+        goodput=sum(map(slo.met, jobs)) / len(jobs),
+        rejected=1 - len(served) / len(jobs),
+        service=sum(map(_service, jobs)) / max(total_service, 1),
+        output_tokens_per_s=sum(job.output_tokens for job in served) / makespan_s if served else 0.0,
+        ttft_s=spread([job.ttft_s for job in served]),
+        tpot_s=spread([job.tpot_s for job in served]),
+    )
+
+
+def _service(job: Job) -> int:
+    return job.computed_tokens + 2 * job.output_tokens if job.done_s is not None else 0

@@ -32,6 +32,7 @@ def simulate(
 
     :raises ConfigurationError: there is no policy of that name.
     """
+    known_policies([policy])
     slo = slo or Slo()
     jobs = make_jobs()
     if policy in POLICIES:
@@ -39,7 +40,18 @@ def simulate(
         core = CoreDispatcher(replace(config, policy=policy, seed=pool.seed))
         Simulation(jobs, pool, core).run()
         return measure(jobs, slo, pool.workers, core.decision_s, core.wait_errors_s)
-    if policy in BASELINES:
-        Simulation(jobs, pool, BASELINES[policy](pool.seed)).run()
-        return measure(jobs, slo, pool.workers)
-    raise ConfigurationError(f"There is no policy {policy!r}; there are {', '.join(POLICY_NAMES)}.", param="policy")
+    Simulation(jobs, pool, BASELINES[policy](pool.seed)).run()
+    return measure(jobs, slo, pool.workers)
+
+
+def known_policies(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, if there is a policy of each.
+
+    :raises ConfigurationError: there is none of one of them.
+    """
+    for name in names:
+        if name not in POLICY_NAMES:
+            raise ConfigurationError(
+                f"There is no policy {name!r}; there are {', '.join(POLICY_NAMES)}.", param="policy"
+            )
+    return tuple(names)

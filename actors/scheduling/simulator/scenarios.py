@@ -14,7 +14,7 @@ from actors.scheduling.simulator.traces import Replay, TraceRequest, replay
 from actors.scheduling.simulator.workers import WorkerSpec
 
 WORKERS = 8
-REQUESTS = 1000
+REQUESTS = 2000
 NORMAL = WorkerSpec()
 TIGHT = WorkerSpec(total_pages=96)
 """24k tokens of cache: pages run out long before slots."""
@@ -61,7 +61,9 @@ def _dominant_tenant(rng: random.Random) -> Sequence[Job]:
     return jobs
 
 
+DOMINANT_TENANT = "one tenant sends 60 %"
 MADE_UP = (
+    Scenario(name="calm chat", what="multi-turn chat, 12/s: half of what the pool can do", make=_chat(12.0)),
     Scenario(name="chat", what="multi-turn chat, 25/s", make=_chat(25.0)),
     Scenario(name="hot prefix", what="2,048-token instructions of Zipf-like popularity, 34/s", make=_hot_prefix),
     Scenario(name="heavy tail", what="lengths over two orders of magnitude, no prefixes, 14/s", make=_heavy_tail),
@@ -79,12 +81,12 @@ MADE_UP = (
     ),
     Scenario(
         name="overload 1.3x",
-        what="multi-turn chat, 96 pages, 20/s: 1.3 times page-tight",
+        what="multi-turn chat, 96 pages, 19.5/s: 1.3 times page-tight",
         make=_chat(19.5),
         workers=(TIGHT,) * WORKERS,
     ),
     Scenario(
-        name="one tenant sends 60 %",
+        name=DOMINANT_TENANT,
         what="multi-turn chat, 96 pages, 18/s, six other tenants",
         make=_dominant_tenant,
         workers=(TIGHT,) * WORKERS,
@@ -106,7 +108,7 @@ def from_traces(mooncake: Sequence[TraceRequest] | None, azure: Sequence[TraceRe
         rows.append(
             Scenario(
                 name="Mooncake conversation",
-                what="windows of 1,000 requests at 5/s, prompts cut at 8,192 tokens, outputs at 1,024",
+                what="windows of 2,000 requests at 5/s, prompts cut at 8,192 tokens, outputs at 1,024",
                 make=lambda rng: replay(mooncake, Replay(requests=REQUESTS, rate=5.0, max_prompt_tokens=8192), rng),
                 slo=Slo(ttft_s=5.0, tpot_s=0.1),
             )
@@ -118,7 +120,7 @@ def from_traces(mooncake: Sequence[TraceRequest] | None, azure: Sequence[TraceRe
         rows.append(
             Scenario(
                 name="Azure code",
-                what="windows of 2,000 requests at 6/s, prompts cut at 8,192 tokens, outputs at 256",
+                what="windows of 4,000 requests at 6/s, prompts cut at 8,192 tokens, outputs at 256",
                 make=lambda rng: replay(azure, settings, rng),
                 slo=Slo(ttft_s=2.0, tpot_s=0.2),
             )

@@ -7,9 +7,10 @@ import gzip
 import json
 import lzma
 import random
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -41,8 +42,10 @@ def read_trace(path: Path) -> list[TraceRequest]:
             first = file.read(1)
             file.seek(0)
             requests = _read_mooncake(file) if first == "{" else _read_azure(file)
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"Cannot read the trace {path}: {type(error).__name__}: {error}.") from None
+    except OSError as error:
+        raise ConfigurationError(f"Cannot read the trace {path}: {error.strerror or error}.") from None
+    except (EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise ConfigurationError(f"Cannot read the trace {path}: {error}.") from None
     if not requests:
         raise ConfigurationError(f"The trace {path} has no requests.")
     requests.sort(key=lambda request: request.at_s)
@@ -55,30 +58,43 @@ def _open(path: Path) -> TextIO:
         return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
     if path.suffix == ".xz":
         return lzma.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+    return path.open(encoding="utf-8-sig")
 
 
 def _read_mooncake(file: TextIO) -> list[TraceRequest]:
     requests = []
-    for line in file:
-        row = json.loads(line)
-        requests.append(
-            TraceRequest(
-                row["timestamp"] / 1000, row["input_length"], row["output_length"], tuple(row.get("hash_ids", ()))
-            )
-        )
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            blocks = tuple(int(block) for block in row.get("hash_ids", ()))
+            at_s, prompt, output = float(row["timestamp"]) / 1000, int(row["input_length"]), int(row["output_length"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(
+                f"line {number} is no JSON object with numbers timestamp, input_length and output_length"
+            ) from None
+        requests.append(TraceRequest(at_s, prompt, output, blocks))
     return requests
 
 
 def _read_azure(file: TextIO) -> list[TraceRequest]:
-    return [
-        TraceRequest(
-            datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp(),
-            int(row["ContextTokens"]),
-            int(row["GeneratedTokens"]),
-        )
-        for row in csv.DictReader(file)
-    ]
+    requests = []
+    for row in (reader := csv.DictReader(file)):
+        try:
+            at_s, prompt, output = _seconds(row["TIMESTAMP"]), int(row["ContextTokens"]), int(row["GeneratedTokens"])
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"line {reader.line_num} has no time and numbers under TIMESTAMP, ContextTokens and GeneratedTokens"
+            ) from None
+        requests.append(TraceRequest(at_s, prompt, output))
+    return requests
+
+
+def _seconds(timestamp: str) -> float:
+    """Seconds of an ISO time; one without a zone is UTC. Azure's has seven digits after the point, which Python cuts."""
+    moment = datetime.fromisoformat(timestamp)
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +103,8 @@ class Replay:
 
     requests: int = 1500
     """Of the window."""
-    rate: float
-    """Mean requests per second that the window's clock is scaled to."""
+    rate: float | None = None
+    """Mean requests per second that the window's clock is scaled to; None: the trace's own clock."""
     max_prompt_tokens: int = 16_384
     max_output_tokens: int = 1024
     max_new_tokens: int = 1024
@@ -101,7 +117,7 @@ def replay(trace: Sequence[TraceRequest], settings: Replay, rng: random.Random) 
     begin = rng.randrange(len(trace) - count + 1)
     window = trace[begin : begin + count]
     span_s = max(window[-1].at_s - window[0].at_s, 1e-9)
-    scale = count / settings.rate / span_s
+    scale = 1.0 if settings.rate is None else count / settings.rate / span_s
     jobs = []
     for number, request in enumerate(window):
         prompt = min(max(request.prompt_tokens, 1), settings.max_prompt_tokens)

@@ -90,6 +90,17 @@ class SimulatedWorker:
         done = min(max(math.ceil((now_s - self._from_s) / self._step_s - 1e-9), 1), self._steps)
         self._steps, self.until_s = done, self._from_s + done * self._step_s
 
+    def can_ever_run(self, job: Job) -> bool:
+        """Whether an empty worker could run it."""
+        return pages_needed(job.prompt_tokens + job.max_new_tokens) <= self.spec.total_pages
+
+    def die(self, now_s: float) -> list[Job]:
+        """The process is gone: count the steps that had ended; returns all jobs it had, in its own order."""
+        if self.until_s is not None:
+            done = math.floor((now_s - self._from_s) / self._step_s + 1e-9)
+            self._emit(min(max(done, 0), self._steps))
+        return self.pending + self.active
+
     def begin(self, now_s: float) -> None:
         """Begin the next steps, if there is anything to do; `until_s` tells when they end."""
         self._start_pending()
@@ -134,7 +145,16 @@ class SimulatedWorker:
 
     def end(self, now_s: float) -> list[Job]:
         """The steps end: count their tokens; returns the jobs that are done."""
-        done = []
+        self._emit(self._steps)
+        done = [job for job in self.active if job.generated >= job.left_tokens]
+        for job in done:
+            self._finish(job, now_s)
+        return done
+
+    def _emit(self, steps: int) -> None:
+        """So many steps gave a token each to every job whose prompt is done."""
+        if not steps:
+            return
         for job in self.active:
             if job.prefill_left:
                 continue
@@ -142,13 +162,8 @@ class SimulatedWorker:
                 self._first.append((job.job_id, job.attempt))
                 if job.first_token_s is None:
                     job.first_token_s = self._from_s + self._step_s
-            job.generated += self._steps
-            self._tokens += self._steps
-            if job.generated >= job.left_tokens:
-                done.append(job)
-        for job in done:
-            self._finish(job, now_s)
-        return done
+            job.generated += steps
+            self._tokens += steps
 
     def _finish(self, job: Job, now_s: float) -> None:
         self.active.remove(job)
