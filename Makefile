@@ -1,4 +1,4 @@
-# The two commands that matter: `make run` and `make test`. Both set up .venv themselves.
+# The commands that matter: `make run`, `make serve` and `make test`. They set up .venv themselves.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,10 +8,13 @@ DEV_STAMP := $(VENV)/.dev
 WORKERS ?= 2
 PROMPTS ?= cluster/examples/prompts.txt
 
-.PHONY: run test lint bench clean
+.PHONY: run serve test lint bench clean
 
 run: $(RUN_STAMP)  ## a pool of two workers writes a file of completions, then leaves nothing running
 	$(BIN)/exlpool run $(PROMPTS) --workers $(WORKERS) --temperature 0.7
+
+serve: $(RUN_STAMP)  ## an OpenAI-compatible server at http://127.0.0.1:8000/v1, until Ctrl-C
+	$(BIN)/exlpool serve --workers $(WORKERS)
 
 test: lint  ## everything: lint, types, import rules, all tests with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered

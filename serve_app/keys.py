@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -85,6 +86,20 @@ def entry_line(key: str, tenant: str, **options: Any) -> str:
     fields = entry.model_dump(mode="json", exclude_defaults=True)
     flow = yaml.safe_dump(fields, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
     return f"- {flow.strip()}"
+
+
+def add_line(path: Path, line: str) -> None:
+    """Add a line to a keys file; only its owner can read a file that is made here.
+
+    :raises ConfigurationError: it cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+        with open(handle, "r+", encoding="utf-8") as file:
+            text = file.read()
+            file.write(f"{line}\n" if not text or text.endswith("\n") else f"\n{line}\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"Cannot write the keys file {path}: {error}.", param="keys_file") from None
 
 
 def load_keys(path: Path) -> KeyRing:

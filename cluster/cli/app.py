@@ -17,6 +17,7 @@ from cluster.cli import options as opt
 from cluster.cli.console import complain, errors, loading
 from cluster.cli.listing import describe_models
 from cluster.cli.run_file import run_file
+from cluster.cli.serve import register
 
 INTERRUPTED = 130
 
@@ -143,6 +144,9 @@ def models(
 def version() -> None:
     """Print the version."""
     print(importlib.metadata.version("exlpool"))
+
+
+register(app)
 
 
 def main() -> None:

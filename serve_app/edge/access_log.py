@@ -16,7 +16,7 @@ logger = logging.getLogger("ray.serve.exlpool.access")
 MAX_LOGGED_BYTES = 16_384
 MAX_PATH_CHARACTERS = 200
 QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
-"""Asked all day by machines; logged only when they fail."""
+"""Asked all day by machines; logged only when they go wrong."""
 
 
 class AccessLog:
@@ -65,7 +65,7 @@ class _Exchange:
 
     def log(self) -> None:
         path = self._scope["path"]
-        if path in QUIET_PATHS and self._status < 400 and self._complete:
+        if path in QUIET_PATHS and self._status in (200, 503):
             return
         caller = self._scope.get("state", {}).get("caller")
         logger.info(

@@ -1,0 +1,174 @@
+"""`exlpool serve`, `exlpool deploy`, `exlpool keys`: models behind HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from actors import ConfigurationError
+from cluster.cli import options as opt
+from cluster.cli.console import errors, loading
+
+DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
+
+ServeFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings; options go before it.")]
+Name = Annotated[str | None, typer.Option(help="Name by which clients ask for the model; none: its directory's.")]
+Host = Annotated[str, typer.Option(help="IP address to listen on; other than this machine's own needs keys.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="TCP port to listen on.")]
+KeysFile = Annotated[Path | None, typer.Option(help="File of hashed API keys; none: no key is needed.")]
+Origins = Annotated[list[str] | None, typer.Option("--cors-origin", help="Web page that may ask; several times.")]
+Strangers = Annotated[bool, typer.Option("--remote-without-keys", help="Serve other machines without any key.")]
+LogContent = Annotated[bool, typer.Option("--log-content", help="Log what is asked and answered.")]
+
+keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
+
+
+def serve(
+    *,
+    model: opt.Model = None,
+    name: Name = None,
+    workers: opt.Workers = None,
+    engine: opt.Engine = None,
+    cache_tokens: opt.CacheTokens = None,
+    cpus_per_worker: opt.CpusPerWorker = None,
+    gpus_per_worker: opt.GpusPerWorker = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    keys_file: KeysFile = None,
+    cors_origin: Origins = None,
+    remote_without_keys: Strangers = False,
+    log_content: LogContent = False,
+    config: ServeFile = None,
+    address: opt.Address = None,
+) -> None:
+    """Serve models on this machine through an OpenAI-compatible API, until Ctrl-C."""
+    from cluster.deploy_local import LocalServer
+    from serve_app.config import serve_config
+
+    given = opt.given(
+        model=model,
+        name=name,
+        workers=workers,
+        engine=engine,
+        cache_tokens=cache_tokens,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        keys_file=keys_file,
+        cors_origins=cors_origin,
+        remote_without_keys=remote_without_keys or None,
+        log_content=log_content or None,
+    )
+    settings = serve_config(**{**_settings(config), **given})
+    signal.signal(signal.SIGTERM, _interrupt)
+    with contextlib.ExitStack() as stack:
+        with loading() as progress:
+            server = LocalServer(settings, host=host, port=port, address=address, progress=progress)
+            stack.enter_context(server)
+        # Nothing is left behind, however often somebody presses Ctrl-C.
+        stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        _say_where(server.url, settings.models[0].name, keys=settings.keys_file is not None)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            errors.print("Stopping.")
+
+
+def deploy(
+    file: Annotated[Path, typer.Argument(help="Configuration for Ray Serve, such as cluster/serve.yaml.")],
+    *,
+    address: Annotated[
+        str | None, typer.Option(help="Dashboard of the cluster; none: RAY_DASHBOARD_ADDRESS, else this machine's.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(min=1.0, help="Time that the applications have to start.")] = 1800.0,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether the file is right.")] = False,
+) -> None:
+    """Deploy a Serve configuration to a cluster, and wait until it runs."""
+    from cluster.deploy import deploy as carry_out
+    from cluster.deploy import load_deployment
+
+    document = load_deployment(file)
+    if check:
+        errors.print(f"{file} is right.", highlight=False)
+        return
+    target = address or os.environ.get("RAY_DASHBOARD_ADDRESS") or DEFAULT_DASHBOARD
+    carry_out(
+        document,
+        target,
+        timeout_s=timeout_s,
+        report=lambda name, status: errors.print(f"{name}: {status}", highlight=False),
+    )
+
+
+@keys_app.command("new")
+def new_key(
+    tenant: Annotated[str, typer.Argument(help="Whose key it is.")],
+    *,
+    weight: Annotated[float | None, typer.Option(help="Share of the pool beside others who wait; none: 1.")] = None,
+    max_priority: Annotated[str | None, typer.Option(help="Best class: interactive, default or batch.")] = None,
+    requests_per_minute: Annotated[float | None, typer.Option(help="Bound on requests.")] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(help="Bound on tokens, in and out.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Add the line to this file.")] = None,
+) -> None:
+    """Make a key: it is printed once, and only its hash is kept."""
+    from serve_app.keys import add_line, entry_line
+    from serve_app.keys import new_key as make
+
+    key = make()
+    line = entry_line(
+        key,
+        tenant,
+        **opt.given(
+            weight=weight,
+            max_priority=max_priority,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+        ),
+    )
+    if file is not None:
+        add_line(file, line)
+    print(key)
+    where = "To the keys file, add" if file is None else f"Added to {file}"
+    errors.print(f"The key is above; it is shown this once. {where}:", highlight=False, markup=False)
+    errors.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(serve)
+    app.command()(deploy)
+    app.add_typer(keys_app, name="keys")
+
+
+def _settings(path: Path | None) -> dict[str, Any]:
+    """:raises ConfigurationError: the file cannot be read, or is no mapping."""
+    if path is None:
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"Cannot read {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path} must hold a mapping of settings.")
+    return values
+
+
+def _say_where(url: str, model: str, *, keys: bool) -> None:
+    key = ' \\\n  -H "Authorization: Bearer $KEY"' if keys else ""
+    body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    example = f"curl -N {url}/v1/chat/completions{key} \\\n  -H 'Content-Type: application/json' -d '{body}'"
+    print(url, flush=True)
+    errors.print(f"Serving {model} at {url}/v1, until Ctrl-C. For example:", highlight=False, markup=False)
+    errors.print(example, highlight=False, markup=False, soft_wrap=True)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt

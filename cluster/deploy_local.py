@@ -1,0 +1,146 @@
+"""Serve models on this machine, for as long as the caller wants: `exlpool serve`."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import socket
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.schema import ApplicationStatus
+
+from actors.engines.registry import resolve_engine_name
+from actors.errors import ConfigurationError
+from actors.ray_session import NAMESPACE, ensure_ray
+from actors.statistics import WorkerState
+from cluster.deploy_status import FAILED, cause
+from serve_app.config import ServeConfig
+from serve_app.keys import load_keys
+from serve_app.pools import keeper_name
+
+APP_NAME = "exlpool"
+POLL_S = 0.2
+ASK_S = 5.0
+Progress = Callable[[tuple[WorkerState, ...]], None]
+
+
+class LocalServer:
+    """Models behind HTTP, from `with` to its end. Nothing of it is left afterwards."""
+
+    def __init__(
+        self, config: ServeConfig, *, host: str, port: int, address: str | None = None, progress: Progress | None = None
+    ) -> None:
+        """:raises ConfigurationError: the port is taken, the keys file is wrong, or strangers could ask without a key.
+        :raises ModelError: a model directory is unusable."""
+        check_exposure(config, host)
+        _require_free_port(host, port)
+        if config.keys_file is not None:
+            load_keys(config.keys_file)
+        for model in config.models:
+            resolve_engine_name(model)
+        self._config, self._host, self._port = config, host, port
+        self._address, self._progress = address, progress
+        self._owns_ray = False
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if ipaddress.ip_address(self._host).is_unspecified else self._host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+
+    def __enter__(self) -> Self:
+        """Returns when every worker is ready.
+
+        :raises ConfigurationError: the application could not be started; the message says why.
+        """
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        self._owns_ray = ensure_ray(self._address)
+        try:
+            self._start()
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if not ray.is_initialized():
+            return
+        if self._owns_ray:
+            ray.shutdown()  # type: ignore[no-untyped-call] # everything goes with the private cluster
+            return
+        serve.delete(APP_NAME)
+        if not serve.status().applications:
+            serve.shutdown()
+
+    def _start(self) -> None:
+        from serve_app import build_app
+
+        if serve.status().proxies:
+            raise ConfigurationError("Ray Serve runs on this cluster already: use `exlpool deploy` there.")
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": self._host, "port": self._port},
+            logging_config={"log_level": "WARNING"},
+        )
+        target = serve.RunTarget(target=build_app(self._config), name=APP_NAME, route_prefix="/")
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+    def _wait(self) -> None:
+        while True:
+            application = serve.status().applications[APP_NAME]
+            if application.status == ApplicationStatus.RUNNING:
+                return
+            if application.status in FAILED:
+                raise ConfigurationError(cause(application.message, application.deployments))
+            if self._progress is not None:
+                self._progress(self._workers())
+            time.sleep(POLL_S)  # until it runs or fails: loading a model is bounded by its start_timeout_s
+
+    def _workers(self) -> tuple[WorkerState, ...]:
+        """The workers of all models, as far as they are there."""
+        found: list[WorkerState] = []
+        for model in self._config.models:
+            with contextlib.suppress(ValueError, RayActorError, RayTaskError, TimeoutError):
+                keeper: Any = ray.get_actor(keeper_name(APP_NAME, model.name), namespace=NAMESPACE)
+                kept = ray.get(keeper.kept.remote(), timeout=ASK_S)
+                found += ray.get(kept.dispatcher.progress.remote(-1), timeout=ASK_S)[1]
+        return tuple(found)
+
+
+def check_exposure(config: ServeConfig, host: str) -> None:
+    """Without keys nobody but this machine is served, unless that is what somebody wants.
+
+    :raises ConfigurationError: the server would listen to others, and answer them.
+    """
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise ConfigurationError(f"host is an IP address, not {host!r}.", param="host") from None
+    if not local and config.keys_file is None and not config.remote_without_keys:
+        raise ConfigurationError(
+            f"Without keys a server listens on this machine only, not on {host}: make a `keys_file` with "
+            "`exlpool keys new`, or set `remote_without_keys`.",
+            param="host",
+        )
+
+
+def _require_free_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(f"Cannot listen on {host} port {port}: {error.strerror}.", param="port") from None
