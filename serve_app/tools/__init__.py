@@ -7,7 +7,6 @@ template and the sampler; then one parser per choice (`plan.parser()`) turns the
     constraint = text_constraint(response_format, guided_regex=...)          # once per request; None: any text
     plan = plan_tools(tools, choice, tool_format=format, constraint=constraint)   # refuses with 400
     TemplateOptions(tools=plan.template_tools)                               # None: render without tools
-    messages = [message_for_template(message) for message in messages]       # arguments are JSON text in HTTP
     sampling_params(..., **plan.sampling())                                  # the grammar, if there is one
 
     parser = plan.parser()                                                   # once per choice (n)
@@ -21,7 +20,6 @@ A plan without offered tools passes text through, so a route needs no second pat
 from serve_app.tools.definitions import Tool, ToolChoice
 from serve_app.tools.events import TextPiece, ToolCallArguments, ToolCallStarted, ToolEvent
 from serve_app.tools.formats import FORMATS, AddedToken, ToolFormat, added_tokens, detect_format
-from serve_app.tools.messages import message_for_template
 from serve_app.tools.parser import ToolCallParser
 from serve_app.tools.plan import ToolPlan, plan_tools
 
@@ -39,6 +37,5 @@ __all__ = [
     "ToolPlan",
     "added_tokens",
     "detect_format",
-    "message_for_template",
     "plan_tools",
 ]

@@ -73,6 +73,8 @@ class CallReader:
     def _read_key(self) -> bool:
         if self.rest.startswith("}"):
             return self._close()
+        if not self.rest.startswith('"'):
+            raise NotACall
         end = scalar_end(self.rest)
         if end is None:
             return False

@@ -17,9 +17,10 @@ from serve_app.tools.definitions import Tool
 from serve_app.tools.formats import ToolFormat
 
 _NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
-_OPENING_UP = frozenset(
-    ("additionalProperties", "patternProperties", "unevaluatedProperties", "$ref", "allOf", "anyOf", "oneOf")
+_SAYS_MORE = frozenset(
+    ("additionalProperties", "patternProperties", "minProperties", "$ref", "allOf", "anyOf", "oneOf")
 )
+"""Keywords of an object that may allow or demand properties which it does not list."""
 
 
 def arguments_schema(tool: Tool) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def arguments_schema(tool: Tool) -> dict[str, Any]:
     subject = f"The parameters of tool {tool.name!r}"
     if schema["type"] != "object":
         raise InvalidRequest(f"{subject} describe no object: their type is {schema['type']!r}.", param="tools")
-    if "properties" in schema and not _OPENING_UP & schema.keys():
+    if _lists_all(schema):
         schema["additionalProperties"] = False
     try:
         source = json.dumps(schema)
@@ -44,6 +45,14 @@ def arguments_schema(tool: Tool) -> dict[str, Any]:
         raise InvalidRequest(f"{subject} are not JSON: {error}.", param="tools") from None
     check_grammar("json_schema", source, param="tools", subject=subject)
     return schema
+
+
+def _lists_all(schema: Mapping[str, Any]) -> bool:
+    """Whether the properties that an object's schema lists can be all that it has."""
+    listed, demanded = schema.get("properties"), schema.get("required", [])
+    if not isinstance(listed, dict) or not isinstance(demanded, list) or _SAYS_MORE & schema.keys():
+        return False
+    return all(name in listed for name in demanded if isinstance(name, str))
 
 
 def enforced_calls(tool_format: ToolFormat, tools: Sequence[Tool], *, parallel: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from actors.errors import InvalidRequest
 from actors.messages import FinishReason
+from serve_app.grammar_check import check_grammar
 from serve_app.response_format import Constraint
 from serve_app.tools.definitions import Tool, ToolChoice, check_tools
 from serve_app.tools.formats import FORMATS, ToolFormat
@@ -87,27 +88,28 @@ def plan_tools(
             f"({', '.join(FORMATS)}): leave tools out or use another model.",
             param="tools",
         )
-    grammar = _grammar(tools, choice, parallel, tool_format, constraint)
-    return ToolPlan(tuple(tools), choice, parallel, tool_format, grammar)
+    source = _grammar(tools, choice, parallel, tool_format, constraint)
+    if source is None:
+        return ToolPlan(tuple(tools), choice, parallel, tool_format, None)
+    check_grammar("lark", source, param="tools", subject="The grammar of these tools")
+    return ToolPlan(tuple(tools), choice, parallel, tool_format, Constraint("lark", source, "tools"))
 
 
 def _grammar(
     tools: Sequence[Tool], choice: ToolChoice, parallel: bool, tool_format: ToolFormat, constraint: Constraint | None
-) -> Constraint | None:
+) -> str | None:
     if choice.mode == "required":
-        return Constraint("lark", enforced_calls(tool_format, tools, parallel=parallel), "tools")
+        return enforced_calls(tool_format, tools, parallel=parallel)
     if choice.mode == "named":
         named = [tool for tool in tools if tool.name == choice.name]
-        return Constraint("lark", enforced_calls(tool_format, named, parallel=False), "tools")
+        return enforced_calls(tool_format, named, parallel=False)
     if constraint is None:
-        if not any(tool.strict for tool in tools):
-            return None
-        return Constraint("lark", optional_calls(tool_format, tools, parallel=parallel), "tools")
+        strict = any(tool.strict for tool in tools)
+        return optional_calls(tool_format, tools, parallel=parallel) if strict else None
     if constraint.kind != "json_schema" or not tool_format.opening:
         raise InvalidRequest(
             f"{constraint.param} cannot be combined with tools that the model may call or not: "
             "use tool_choice none or required.",
             param=constraint.param,
         )
-    source = optional_calls(tool_format, tools, parallel=parallel, document_schema=constraint.source)
-    return Constraint("lark", source, "tools")
+    return optional_calls(tool_format, tools, parallel=parallel, document_schema=constraint.source)

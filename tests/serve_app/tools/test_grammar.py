@@ -204,6 +204,9 @@ def test_parameters_that_list_properties_have_no_others_unless_they_say_so() -> 
     assert of(properties=listed, additionalProperties=True) is True
     assert of(properties=listed, patternProperties={"^b": {"type": "string"}}) is None
     assert of(properties=listed, allOf=[{"required": ["a"]}]) is None
+    assert of(properties=listed, required=["a"], minProperties=2) is None
+    assert of(properties=listed, required=["b"]) is None
+    assert of(properties=listed, required=["a"]) is False
     assert of() is None
     assert arguments_schema(NOW) == {"type": "object", "properties": {}, "additionalProperties": False}
 

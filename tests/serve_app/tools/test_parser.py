@@ -84,6 +84,7 @@ def test_calls_are_found(tool_format: ToolFormat, text: str, content: str, calls
         (HERMES, "Write <tool_call> to call."),
         (HERMES, '{"name": "f", "arguments": {"a": 1}}'),
         (HERMES, '<tool_call>{"name": "unknown", "arguments": {"a": 1}}</tool_call>'),
+        (HERMES, '<tool_call>{name: "f", "arguments": {}}</tool_call>'),
         (HERMES, '<tool_call>{"name": 5, "arguments": {"a": 1}}</tool_call>'),
         (HERMES, '<tool_call>{"name": "f", "arguments": [1]}</tool_call>'),
         (HERMES, '<tool_call>{"name": "f", "arguments": "{}"'),

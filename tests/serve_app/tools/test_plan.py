@@ -104,6 +104,14 @@ def test_a_model_that_knows_no_calls_refuses_tools() -> None:
     assert caught.value.param == "tools"
 
 
+def test_tools_that_are_too_much_together_are_refused() -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": ["x" * 100 + str(i) for i in range(50)]}}}
+    tools = [Tool(name=f"t{i}", parameters=schema) for i in range(60)]
+    with pytest.raises(InvalidRequest, match="The grammar of these tools cannot be used: it is longer") as caught:
+        plan_tools(tools, ToolChoice("required"), tool_format=HERMES)
+    assert caught.value.param == "tools"
+
+
 def parser_after(text: str) -> ToolCallParser:
     parser = plan_tools(TOOLS, None, tool_format=HERMES).parser()
     parser.push(text)
