@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.messages import Priority
@@ -104,10 +104,18 @@ def independent(count: int, rng: random.Random) -> list[Job]:
     return jobs
 
 
-def one_tenant_dominates(jobs: Sequence[Job], rng: random.Random, share: float = 0.6, others: int = 6) -> None:
-    """Give `share` of the jobs to one tenant ("heavy"), and the rest evenly to `others` others."""
+def mix_tenants(jobs: Sequence[Job], shares: Mapping[str, float], rng: random.Random) -> None:
+    """Give every job to a tenant by lot; `shares` are relative."""
+    tenants, weights = list(shares), list(shares.values())
     for job in jobs:
-        job.tenant = "heavy" if rng.random() < share else f"light-{rng.randrange(others)}"
+        job.tenant = rng.choices(tenants, weights)[0]
+
+
+def mix_classes(jobs: Sequence[Job], shares: Mapping[Priority, float], rng: random.Random) -> None:
+    """Put every job into a class by lot; `shares` are relative."""
+    classes, weights = list(shares), list(shares.values())
+    for job in jobs:
+        job.priority = rng.choices(classes, weights)[0]
 
 
 def _job(number: int, at_s: float, prompt: int, output: int, bound: int, names: tuple[bytes, ...]) -> Job:

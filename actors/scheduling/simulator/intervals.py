@@ -32,11 +32,11 @@ def t_quantile(probability: float, freedom: int) -> float:
     if freedom == 1:
         return math.tan(math.pi * (probability - 0.5))
     if freedom == 2:
-        return (2 * probability - 1) * math.sqrt(2 / (4 * probability * (1 - probability)))
-    z: float = NormalDist().inv_cdf(probability)
+        return (2 * probability - 1) / math.sqrt(2 * probability * (1 - probability))
+    z = NormalDist().inv_cdf(probability)
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+    return z + terms[0] / freedom + terms[1] / freedom**2 + terms[2] / freedom**3

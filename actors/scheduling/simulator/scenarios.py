@@ -57,7 +57,7 @@ def _heavy_tail(rng: random.Random) -> Sequence[Job]:
 
 def _dominant_tenant(rng: random.Random) -> Sequence[Job]:
     jobs = _chat(18.0)(rng)
-    arrivals.one_tenant_dominates(jobs, rng)
+    arrivals.mix_tenants(jobs, {"heavy": 0.6} | {f"light-{number}": 0.4 / 6 for number in range(6)}, rng)
     return jobs
 
 

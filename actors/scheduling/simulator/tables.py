@@ -110,15 +110,15 @@ def plot(results: Results, path: Path, highlighted: str = "cost") -> None:
     for number, policy in enumerate(policies):
         cells = [interval([100 * o.goodput for o in row[policy]]) for row in results.values()]
         shift = 0.7 * (number / len(policies) - 0.5)
-        style = {"fmt": "D", "color": "black", "ms": 7} if policy == highlighted else {"fmt": "o", "ms": 4.5}
-        style.setdefault("color", colours(number % 20))
         axes.errorbar(
             [cell.mean for cell in cells],
             [row + shift for row in range(len(cells))],
             xerr=[0.0 if cell.half != cell.half else cell.half for cell in cells],
             label=policy,
+            fmt="D" if policy == highlighted else "o",
+            color="black" if policy == highlighted else colours(number % 20),
+            ms=7 if policy == highlighted else 4.5,
             elinewidth=0.8,
-            **style,
         )
     axes.set_yticks(range(len(results)), list(results))
     axes.invert_yaxis()

@@ -92,7 +92,7 @@ def _read_azure(file: TextIO) -> list[TraceRequest]:
 
 
 def _seconds(timestamp: str) -> float:
-    """Seconds of an ISO time; one without a zone is UTC. Azure's has seven digits after the point, which Python cuts."""
+    """Seconds of an ISO time; one without a zone is UTC. Azure's have a seventh decimal, which Python drops."""
     moment = datetime.fromisoformat(timestamp)
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
