@@ -70,7 +70,7 @@ class Pool:
     def __init__(self, **settings: Any) -> None:
         self.scheduler = Scheduler(SchedulerConfig(**settings))
         self.now_s = 0.0
-        self._sequences: dict[str, int] = {}
+        self.sequences: dict[str, int] = {}
 
     def handle(self, event: Event, after_s: float = 0.0) -> list[Action]:
         self.now_s += after_s
@@ -92,7 +92,7 @@ class Pool:
     ) -> list[Action]:
         """Worker `{slot}#{life}` comes up; `limits` replace those of `LIMITS`."""
         worker_id = f"{slot}#{life}"
-        self._sequences[worker_id] = 0
+        self.sequences[worker_id] = 0
         return self.handle(WorkerUp(worker_id, slot, replace(LIMITS, **limits), frozenset(resident), running))
 
     def submit(
@@ -105,8 +105,8 @@ class Pool:
 
     def report(self, worker_id: str = "a#1", after_s: float = 0.0, *, lost: int = 0, **fields: Any) -> list[Action]:
         """The worker's next report, after `lost` ones that never arrive."""
-        self._sequences[worker_id] += 1 + lost
-        report = StepReport(worker_id=worker_id, sequence=self._sequences[worker_id], **fields)
+        self.sequences[worker_id] += 1 + lost
+        report = StepReport(worker_id=worker_id, sequence=self.sequences[worker_id], **fields)
         return self.handle(Reported(report), after_s)
 
     def run(self, request_id: str, worker_id: str = "a#1", attempt: int = 1, after_s: float = 0.0) -> list[Action]:

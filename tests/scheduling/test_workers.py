@@ -1,0 +1,284 @@
+"""Workers: how they come, fall silent, are emptied and go, and what becomes of what they run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from actors.messages import Priority
+from actors.scheduling.actions import Probe, Resync, StopWorker
+from actors.scheduling.events import (
+    RunningAttempt,
+    WorkerDown,
+    WorkerDraining,
+    WorkerExpected,
+    WorkerLost,
+    WorkerSuspected,
+)
+from actors.scheduling.records import RequestState
+from tests.scheduling.pool import Pool, admission, pages, refusals, starts
+
+
+def test_what_a_dead_worker_ran_can_be_submitted_again() -> None:
+    pool = Pool()
+    pool.up("a")
+    pool.submit("r")
+    pool.run("r")
+    assert pool.handle(WorkerDown("a#1", "it burned")) == []
+    assert "worker a#1 is down: it burned" in pool.story("r")
+    assert pool.scheduler.requests == {}
+    pool.up("b")
+    assert starts(pool.submit("r", attempt=2)) == {"r": "b#1"}
+
+
+def test_while_a_worker_is_restarted_requests_wait() -> None:
+    pool = Pool()
+    pool.up("a")
+    pool.handle(WorkerDown("a#1", "it burned"))
+    assert pool.submit("r") == []
+    assert pool.scheduler.statistics(0.0).expected_slots == ("a",)
+    assert starts(pool.up("a", life=2)) == {"r": "a#2"}
+    assert pool.scheduler.statistics(0.0).expected_slots == ()
+
+
+def test_a_worker_of_the_same_slot_replaces_the_old_one() -> None:
+    pool = Pool()
+    pool.up("a")
+    pool.submit("r")
+    pool.up("a", life=2)
+    assert list(pool.free_pages) == ["a#2"]
+    assert "a#2 has taken its place" in pool.story("r")
+    pool.report("a#1")
+    assert pool.ignored == {"report of an unknown worker": 1}
+
+
+def test_a_worker_that_is_lost_takes_its_requests_with_it() -> None:
+    pool = Pool()
+    pool.up("a", max_batch_size=1)
+    pool.up("b", max_batch_size=1)
+    assert len(starts(pool.submit("r")) | starts(pool.submit("s"))) == 2
+    pool.submit("t")
+    assert pool.handle(WorkerLost("a", "it died too often")) == []
+    assert set(refusals(pool.handle(WorkerLost("b", "it died too often")))) == {"t"}
+    assert pool.scheduler.requests == {}
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"total_pages": 0}, "worker with an impossible total_pages"),
+        ({"context_tokens": -1}, "worker with an impossible context_tokens"),
+        ({"max_batch_size": 0}, "worker with an impossible max_batch_size"),
+        ({"reserve_tokens": -1}, "worker with an impossible reserve_tokens"),
+    ],
+)
+def test_an_impossible_worker_is_ignored(limits: dict[str, int], reason: str) -> None:
+    pool = Pool()
+    pool.handle(WorkerExpected("a"))
+    pool.submit("r")
+    assert pool.up("a", **limits) == []
+    assert pool.ignored == {reason: 1}
+    assert starts(pool.up("a")) == {"r": "a#1"}
+
+
+def test_events_of_unknown_workers_are_ignored() -> None:
+    pool = Pool()
+    pool.up("a")
+    for event in (WorkerDown("x#1", ""), WorkerDraining("x#1"), WorkerSuspected("x#1"), WorkerLost("x", "")):
+        assert pool.handle(event) == []
+    pool.up("a")
+    pool.handle(WorkerExpected("a"))
+    assert pool.ignored == {
+        "unknown worker went down": 1,
+        "draining of an unknown or draining worker": 1,
+        "suspicion of an unknown worker": 1,
+        "unknown slot was lost": 1,
+        "worker that is up already came up": 1,
+        "worker expected in a slot that has one": 1,
+    }
+
+
+# Suspicion.
+
+
+def test_nothing_is_placed_on_a_suspect_until_it_reports() -> None:
+    pool = Pool()
+    pool.up("a")
+    assert pool.handle(WorkerSuspected("a#1")) == [Probe("a#1"), Resync("a#1")]
+    assert pool.worker().state == "suspect"
+    assert pool.submit("r") == []
+    assert starts(pool.report("a#1")) == {"r": "a#1"}
+    assert pool.worker().state == "up"
+
+
+def test_a_report_of_before_clears_no_suspicion() -> None:
+    pool = Pool()
+    pool.up("a")
+    pool.report("a#1")
+    pool.handle(WorkerSuspected("a#1"))
+    pool.submit("r")
+    pool.sequences["a#1"] = 0
+    assert pool.report("a#1") == []
+    assert pool.worker().state == "suspect"
+
+
+def test_what_a_suspect_runs_goes_on() -> None:
+    pool = Pool()
+    pool.up("a")
+    pool.submit("r")
+    pool.run("r")
+    pool.handle(WorkerSuspected("a#1"))
+    pool.tick(1000.0)
+    assert pool.scheduler.requests["r"].state is RequestState.RUNNING
+    pool.finish("r")
+    assert pool.free_pages == {"a#1": 16}
+
+
+def test_a_worker_whose_last_report_was_lost_is_found_out() -> None:
+    pool = Pool()
+    pool.up("a")
+    pool.submit("r")
+    pool.run("r")
+    # The report of its end is lost, and the worker has nothing more to say.
+    assert Resync("a#1") in pool.handle(WorkerSuspected("a#1"), 60.0)
+    pool.report("a#1", lost=1, full=True, running=())
+    assert pool.scheduler.requests == {}
+    assert pool.free_pages == {"a#1": 16}
+
+
+def test_a_start_that_is_never_confirmed_is_given_back() -> None:
+    pool = Pool(start_lease_s=60.0)
+    pool.up("a")
+    pool.submit("r")
+    pool.submit("s")
+    pool.run("s")
+    pool.tick(59.0)
+    assert set(pool.scheduler.requests) == {"r", "s"}
+    pool.tick(1.0)
+    assert set(pool.scheduler.requests) == {"s"}
+    assert "its start on a#1 was never confirmed" in pool.story("r")
+
+
+def test_a_suspect_cannot_confirm_so_its_starts_keep_their_lease() -> None:
+    pool = Pool(start_lease_s=60.0)
+    pool.up("a")
+    pool.submit("r")
+    pool.handle(WorkerSuspected("a#1"))
+    pool.tick(100.0)
+    assert set(pool.scheduler.requests) == {"r"}
+
+
+# Draining.
+
+
+def test_a_draining_worker_finishes_what_it_has_and_is_stopped_once() -> None:
+    pool = Pool()
+    pool.up("a")
+    pool.up("b")
+    (worker_id,) = starts(pool.submit("r")).values()
+    other_id = {"a#1": "b#1", "b#1": "a#1"}[worker_id]
+    assert pool.handle(WorkerDraining(worker_id)) == []
+    assert pool.worker(worker_id).state == "draining"
+    for number in range(4):
+        assert starts(pool.submit(f"s{number}", 10, 10)) == {f"s{number}": other_id}
+    assert pool.submit("t", 10, 10) == []
+    assert pool.finish("r", worker_id) == [StopWorker(worker_id)]
+    assert pool.report(worker_id) == pool.tick() == []
+
+
+def test_an_empty_worker_is_stopped_when_it_is_to_be_drained() -> None:
+    pool = Pool()
+    pool.up("a")
+    assert pool.handle(WorkerDraining("a#1")) == [StopWorker("a#1")]
+    assert pool.handle(WorkerDraining("a#1")) == []
+
+
+def test_when_the_last_worker_is_drained_the_queue_is_refused() -> None:
+    pool = Pool()
+    pool.up("a", max_batch_size=1)
+    pool.submit("r")
+    pool.submit("s")
+    assert set(refusals(pool.handle(WorkerDraining("a#1")))) == {"s"}
+    assert set(refusals(pool.submit("t"))) == {"t"}
+
+
+def test_a_drained_worker_that_goes_is_not_expected_back() -> None:
+    pool = Pool()
+    pool.up("a")
+    pool.handle(WorkerDraining("a#1"))
+    pool.handle(WorkerDown("a#1", "stopped"))
+    assert pool.scheduler.statistics(0.0).expected_slots == ()
+    assert refusals(pool.submit("r"))
+
+
+def test_a_report_does_not_end_draining() -> None:
+    pool = Pool()
+    pool.up("a")
+    pool.submit("r")
+    pool.handle(WorkerDraining("a#1"))
+    assert pool.handle(WorkerSuspected("a#1")) == [Probe("a#1"), Resync("a#1")]
+    pool.run("r")
+    assert pool.worker().state == "draining"
+
+
+# A scheduler that is new to running workers.
+
+
+def running(request_id: str, prompt_tokens: int = 300, max_new_tokens: int = 200, **fields: Any) -> RunningAttempt:
+    return RunningAttempt(admission(request_id, prompt_tokens, max_new_tokens, **fields), cached_tokens=0)
+
+
+def test_what_a_worker_runs_already_is_entered_into_the_books() -> None:
+    pool = Pool()
+    pool.up("a", resident=pages("p"), running=(running("r", page_hashes=pages("p")), running("s", attempt=2)))
+    assert pool.free_pages == {"a#1": 12}
+    assert pool.worker().pending_prefill_tokens == 0
+    assert "attempt 2 runs on a#1" in pool.story("s")
+    pool.finish("s", attempt=2)
+    pool.finish("r")
+    assert pool.free_pages == {"a#1": 16}
+
+
+def test_a_request_that_waits_and_turns_out_to_run_stops_waiting() -> None:
+    pool = Pool()
+    pool.handle(WorkerExpected("a"))
+    pool.submit("r")
+    assert pool.up("a", running=(running("r"),)) == []
+    assert pool.scheduler.requests["r"].state is RequestState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("attempts", "reason"),
+    [
+        ((running("r", -1),), "prompt_tokens must be at least 1, not -1."),
+        ((running("r", 4000, 1000),), "worker runs more than it can"),
+        ((running("r", 3000, 500), running("s", 1000, 500)), "worker runs more than it can"),
+        (tuple(running(f"r{i}", 10, 10) for i in range(5)), "worker runs more than it can"),
+        ((running("r"), running("r")), "worker runs an attempt that is booked elsewhere"),
+        ((running("waits"),), "worker runs an old attempt"),
+    ],
+)
+def test_what_a_worker_cannot_be_running_is_ignored(attempts: tuple[RunningAttempt, ...], reason: str) -> None:
+    pool = Pool()
+    pool.handle(WorkerExpected("a"))
+    pool.submit("waits", 10, 10, attempt=2, excluded_workers=frozenset({"a#1"}))
+    pool.up("a", running=attempts)
+    assert pool.ignored[reason] == 1
+
+
+def test_an_adopted_batch_request_needs_no_prefill() -> None:
+    pool = Pool()
+    pool.up("a", running=(running("r", priority=Priority.BATCH),))
+    assert pool.worker().attempts == 1
+    assert pool.worker().pending_prefill_tokens == 0
+
+
+def test_a_late_report_of_another_life_is_ignored() -> None:
+    pool = Pool()
+    pool.up("a")
+    pool.handle(WorkerDown("a#1", "it burned"))
+    pool.up("a", life=2)
+    pool.submit("r")
+    pool.finish("r", "a#1")
+    assert pool.scheduler.requests["r"].state is RequestState.GRANTED
