@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,7 +22,7 @@ from serve_app.routes import generation_routes, health_routes, model_routes, tok
 from serve_app.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
 from serve_app.schemas.completions import CompletionChunk, CompletionRequest
 from serve_app.schemas.tokenize import DetokenizeRequest, TokenizeRequest
-from serve_app.service import Service
+from serve_app.service import CLIENT_GONE_STATUS, Service
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def create_api(
     app.include_router(health_routes(models))
     app.add_exception_handler(ExlpoolError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_path)
+    app.add_exception_handler(ClientDisconnect, _forget)
     app.add_exception_handler(Exception, _fail)
     app.add_middleware(WithoutTrailingSlash)
     describe(
@@ -103,6 +104,11 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
         return error_response(UnknownPath(f"There is nothing at {request.method} {request.url.path}."))
     logger.error("The router refused a request with %s: %s", error.status_code, error.detail)
     return error_response(InternalError(str(error.detail)))
+
+
+async def _forget(_: Request, __: Exception) -> Response:
+    """The client went away while it sent its request: nobody reads this."""
+    return Response(status_code=CLIENT_GONE_STATUS)
 
 
 async def _fail(_: Request, error: Exception) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.errors import InvalidRequest, UnsupportedParameter
@@ -60,6 +60,10 @@ class ChatAnswer:
 ROLE_DELTA = '{"role": "assistant", "content": ""}'
 
 
+RESERVED_VARIABLES = frozenset({"self", "messages", "tools", "add_generation_prompt", "continue_final_message"})
+"""What a chat template gets from other fields."""
+
+
 async def prepare_chat(
     model: ServedModel, request: ChatCompletionRequest, size: int, caller: Caller, limits: ApiLimits
 ) -> ChatAnswer:
@@ -87,9 +91,19 @@ def _refuse_unsupported(request: ChatCompletionRequest) -> None:
     require_consistent_stream(request)
     if request.functions:
         raise UnsupportedParameter("functions is deprecated: use tools.", param="functions")
+    require_free_variables(request.chat_template_kwargs)
     if request.continue_final_message and request.add_generation_prompt:
         raise InvalidRequest(
             "continue_final_message and add_generation_prompt exclude each other.", param="continue_final_message"
+        )
+
+
+def require_free_variables(variables: Mapping[str, Any] | None) -> None:
+    """:raises InvalidRequest: a variable for the chat template has the name of a field."""
+    reserved = sorted(RESERVED_VARIABLES & set(variables or ()))
+    if reserved:
+        raise InvalidRequest(
+            f"chat_template_kwargs: {reserved[0]!r} is not a variable of its own.", param="chat_template_kwargs"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -41,12 +40,7 @@ class UntilClientGone:
         assert self._task is not None
         assert self._watcher is not None
         self._watcher.cancel()
-        if not self._gone:
-            return
-        if kind is None:  # it was over before the cancellation reached it
-            with suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)
-        if self._task.uncancel() <= self._cancelling and kind in (None, asyncio.CancelledError):
+        if self._gone and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise ClientGone from None
 
     async def _watch(self, task: asyncio.Task[object]) -> None:

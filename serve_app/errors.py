@@ -56,10 +56,6 @@ def error_type(status: int) -> str:
     """The `type` that OpenAI gives with a status."""
     if status == 429:
         return "rate_limit_error"
-    if status == 401:
-        return "authentication_error"
-    if status == 403:
-        return "permission_error"
     return "invalid_request_error" if status < 500 else "server_error"
 
 

@@ -64,7 +64,7 @@ class Service:
     async def _answer(self, http: Request, body: Body, size: int, prepare: Prepare[Body], tracker: Tracker) -> Response:
         model = self._models.get(body.model)
         answer = await prepare(model, body, size, caller_of(http), self._limits)
-        usage = UsageSum(body.n or 1)
+        usage = UsageSum(body.n or 1, [len(job.token_ids) for job in answer.jobs])
         tracker.start(model.name, usage)
         with own_names(body):
             if body.stream:
@@ -76,7 +76,7 @@ async def _whole(model: ServedModel, answer: Answer, usage: UsageSum, tracker: T
     deltas = await run_whole(model.front, answer.jobs)
     for job, delta in zip(answer.jobs, deltas, strict=True):
         if delta.usage is not None:
-            usage.add(job.choice, delta.usage)
+            usage.end(job.choice, delta.usage)
     timing = max((delta.timing for delta in deltas if delta.timing is not None), key=lambda timing: timing.total_s)
     tracker.timing = timing
     response = Response(
@@ -108,8 +108,10 @@ async def _events(
     async with aclosing(stream(model.front, answer.jobs)) as deltas:
         async for choice, delta in deltas:
             tracker.streamed(delta)
-            if delta.usage is not None:
-                usage.add(choice, delta.usage)
+            if delta.usage is None:
+                usage.stream(choice, len(delta.token_ids))
+            else:
+                usage.end(choice, delta.usage)
             text = opening + answer.chunks(choice, delta)
             opening = ""
             if text:

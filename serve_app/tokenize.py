@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actors.errors import InvalidRequest
 from actors.tokenizer import TemplateOptions
-from serve_app.chat import template_messages, tool_of
+from serve_app.chat import require_free_variables, template_messages, tool_of
 from serve_app.models import Models, ServedModel
 from serve_app.schemas.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
@@ -19,6 +19,7 @@ async def tokenize(models: Models, request: TokenizeRequest, size: int) -> Token
     text = model.text
     if (request.prompt is None) == (request.messages is None):
         raise InvalidRequest("Give either prompt or messages.", param="prompt")
+    require_free_variables(request.chat_template_kwargs)
     if request.messages is not None:
         options = TemplateOptions(
             tools=[tool_of(definition).as_openai() for definition in request.tools or ()] or None,
