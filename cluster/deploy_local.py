@@ -78,11 +78,11 @@ class LocalServer:
         if not ray.is_initialized():
             return
         if self._owns_ray:
-            ray.shutdown()  # type: ignore[no-untyped-call] # everything goes with the private cluster
+            ray.shutdown()  # everything goes with the private cluster
             return
         serve.delete(APP_NAME)
         if not serve.status().applications:
-            serve.shutdown()
+            serve.shutdown()  # type: ignore[no-untyped-call]
 
     def _start(self) -> None:
         from serve_app import build_app
