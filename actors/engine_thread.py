@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from actors.engines.base import Emitted, Ended, Engine, EngineEvent, EngineJob, LoadProgress, Prefilled, Started
 from actors.errors import EngineFailure, ExlpoolError, FatalEngineError
@@ -22,6 +22,7 @@ from actors.messages import (
     FinishReason,
     GenerationRequest,
     StepSample,
+    TokenLogprobs,
     WorkerLimits,
 )
 from actors.outputs import OutputColumns
@@ -60,12 +61,17 @@ class Stop:
 
 Command = Submit | Cancel | CancelFront | Inspect | Stop
 
+QUIET_NEWS_S = 0.02
+"""Steps in which running jobs only go on, for nobody who reads along, are told of together, at most so long after
+each. Whoever hears of a step needs the interpreter, which this thread needs to keep the device busy."""
+
 
 @dataclass(slots=True)
 class StepNews:
     """What one turn of the loop brought. `outputs` has an entry per front that has something to hear.
 
     `resident_pages` is set when it may have changed (a job started, ended, or completed a page) or was asked for.
+    `earlier` are steps that nobody was told of yet; `generated_tokens` counts theirs too.
     """
 
     outputs: dict[str, OutputColumns]
@@ -78,16 +84,26 @@ class StepNews:
     free_pages: int
     active_jobs: int
     generated_tokens: int
+    earlier: list[StepSample] = field(default_factory=list)
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing here changes what anybody may do next."""
+        told = self.outputs or self.started or self.first_tokens or self.finished or self.full
+        return not told and self.resident_pages is None
 
 
 @dataclass(slots=True)
 class _Job:
+    """`kept` is what was generated so far for a front that reads only the whole."""
+
     front_id: str
     request: GenerationRequest
     submitted_at_s: float
     started_at_s: float | None = None
     cached_tokens: int = 0
     emitted: bool = False
+    kept: list[Emitted] = field(default_factory=list)
 
 
 class EngineThread:
@@ -116,6 +132,9 @@ class EngineThread:
         self._ids: dict[tuple[str, int], int] = {}
         self._next_id = 1
         self._stopping = False
+        self._untold: list[StepSample] = []
+        self._untold_tokens = 0
+        self._told_at_s = float("-inf")
         self.steps = 0
         self.step_started_at_s: float | None = None
         """time.monotonic() of the step that is going on; None between steps. Read by a watchdog on another thread."""
@@ -157,7 +176,19 @@ class EngineThread:
             self._step(engine, news)
         self._describe(engine, news)
         if news.outputs or news.sample or news.finished or news.resident_pages is not None:
-            self._on_step(news)
+            self._tell(news)
+
+    def _tell(self, news: StepNews) -> None:
+        now_s = time.monotonic()
+        if news.quiet and news.sample is not None and now_s - self._told_at_s < QUIET_NEWS_S:
+            self._untold.append(news.sample)
+            self._untold_tokens += news.generated_tokens
+            return
+        news.earlier, self._untold = self._untold, []
+        news.generated_tokens += self._untold_tokens
+        self._untold_tokens = 0
+        self._told_at_s = now_s
+        self._on_step(news)
 
     def _take_commands(self, engine: Engine, news: StepNews) -> None:
         block = not engine.has_work()
@@ -198,8 +229,16 @@ class EngineThread:
         )
         try:
             engine.submit(engine_job)
+        except FatalEngineError:
+            raise
         except ExlpoolError as error:
             self._finish(job, _failed(request, error), news)
+            return
+        except Exception as error:
+            # The protocol promises that a refused job has touched nothing, so the others go on whatever this is.
+            logger.exception("The engine could not take a job up")
+            failure = EngineFailure(f"The engine could not take the request up: {type(error).__name__}: {error}")
+            self._finish(job, _failed(request, failure), news)
             return
         self._jobs[job_id] = job
         self._ids[command.front_id, request.ticket] = job_id
@@ -256,14 +295,20 @@ class EngineThread:
         if not job.emitted:
             job.emitted = True
             news.first_tokens.append((job.request.request_id, job.request.attempt))
+        if job.request.whole:
+            job.kept.append(event)
+            return
         columns = news.outputs.get(job.front_id)
         if columns is None:
             columns = news.outputs[job.front_id] = OutputColumns()
         columns.add(job.request.ticket, event.text, event.token_ids, event.logprobs)
 
     def _finish(self, job: _Job, finished: Finished, news: StepNews) -> None:
-        news.outputs.setdefault(job.front_id, OutputColumns()).finish(job.request.ticket, finished)
         request = job.request
+        columns = news.outputs.setdefault(job.front_id, OutputColumns())
+        if job.kept:
+            columns.add(request.ticket, *_joined(job.kept))
+        columns.finish(request.ticket, finished)
         news.finished.append(AttemptFinished(request.request_id, request.attempt, finished.completion_tokens))
 
     def _describe(self, engine: Engine, news: StepNews) -> None:
@@ -273,6 +318,14 @@ class EngineThread:
         capacity = engine.capacity()
         news.free_pages = capacity.free_pages
         news.active_jobs = capacity.active_jobs
+
+
+def _joined(events: list[Emitted]) -> tuple[str, tuple[int, ...], tuple[TokenLogprobs, ...]]:
+    return (
+        "".join(event.text for event in events),
+        tuple(token_id for event in events for token_id in event.token_ids),
+        tuple(entry for event in events for entry in event.logprobs),
+    )
 
 
 def _finished(job: _Job, event: Ended) -> Finished:

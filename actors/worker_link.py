@@ -56,8 +56,11 @@ class WorkerLink:
         await asyncio.gather(self._reader, return_exceptions=True)
 
     async def _send(self, requests: tuple[GenerationRequest, ...]) -> None:
+        wanted = tuple(request for request in requests if request.ticket in self._inboxes)
+        if not wanted:
+            return  # given up while the call before was under way; its cancellation may have gone ahead of it
         try:
-            accepted = await self._handle.submit.remote(self._front_id, self.worker_id, requests)
+            accepted = await self._handle.submit.remote(self._front_id, self.worker_id, wanted)
         except (RayActorError, RayTaskError) as error:
             self._lose(_first_line(error))
             return

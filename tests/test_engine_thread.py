@@ -12,7 +12,7 @@ import pytest
 
 from actors.config import EngineConfig
 from actors.engine_thread import Cancel, CancelFront, Command, EngineThread, Inspect, StepNews, Stop, Submit
-from actors.engines.base import EngineEvent, LoadProgress
+from actors.engines.base import EngineEvent, EngineJob, LoadProgress
 from actors.engines.simulated import SimulatedEngine, expected_tokens
 from actors.errors import EngineFailure, FatalEngineError, InvalidRequest, ModelError
 from actors.messages import Finished, FinishReason, GenerationRequest, WorkerLimits
@@ -142,6 +142,25 @@ def test_a_refused_request_fails_alone_with_its_own_error(start: Any) -> None:
     assert refused.reason is FinishReason.ERROR
     assert isinstance(refused.error, InvalidRequest)
     assert (good.reason, other.reason) == (FinishReason.LENGTH, FinishReason.LENGTH)
+
+
+class _Stumbles(SimulatedEngine):
+    """Fails in an unforeseen way on a prompt that begins with 11."""
+
+    def submit(self, job: EngineJob) -> None:
+        if job.token_ids[0] == 11:
+            raise ZeroDivisionError("nobody foresaw this")
+        super().submit(job)
+
+
+def test_a_request_that_trips_the_engine_up_fails_alone(start: Any) -> None:
+    harness = start(_Stumbles(EngineConfig(engine="simulated", max_batch_size=8)))
+    harness.submit(request(1), request(2, (11, 12)), request(3, (*PROMPT, 9)))
+    harness.until_finished(1, 2, 3)
+    error = harness.finished["front", 2].error
+    assert isinstance(error, EngineFailure)
+    assert "nobody foresaw this" in error.message
+    assert {harness.finished["front", ticket].reason for ticket in (1, 3)} == {FinishReason.LENGTH}
 
 
 def test_cancelling_ends_one_request(start: Any) -> None:
