@@ -56,7 +56,7 @@ async def _idle(worker: Any) -> bool:
 @pytest.mark.ray
 async def test_a_request_that_is_given_up_before_it_was_sent_never_runs(ray_cluster: None) -> None:
     config = EngineConfig(engine="simulated", simulated={"step_s": STEP_S, "context_tokens": 8192})
-    worker = ray.remote(Worker).options(num_cpus=0).remote("slot", config)
+    worker: Any = ray.remote(Worker).options(num_cpus=0).remote("slot", config)
     try:
         news = await asyncio.wait_for(_ready(worker), WAIT_S)
         link = WorkerLink("front", news.worker_id, worker)
