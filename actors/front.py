@@ -221,6 +221,7 @@ class Front:
                     max_new_tokens=request.max_new_tokens,
                     seed=request.seed,
                     params=request.params,
+                    whole=whole,
                 ),
                 inbox,
             )

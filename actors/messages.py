@@ -98,7 +98,8 @@ class Welcome:
 class GenerationRequest:
     """One attempt, as a worker gets it. `ticket` is the front's own number for the attempt: outputs carry it back.
 
-    A late output of an older attempt has another ticket, so it can never be taken for the current one.
+    A late output of an older attempt has another ticket, so it can never be taken for the current one. Of a `whole`
+    attempt all output comes at its end, joined, since nobody reads it before.
     """
 
     ticket: int
@@ -108,6 +109,7 @@ class GenerationRequest:
     max_new_tokens: int
     seed: int
     params: SamplingParams
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,10 @@ class ReportBuilder:
         self._finished += news.finished
         self._generated_tokens += news.generated_tokens
         self._free_pages, self._active_jobs = news.free_pages, news.active_jobs
+        self._steps += news.earlier
         if news.sample is not None:
             self._steps.append(news.sample)
-            del self._steps[:-MAX_SAMPLES]
+        del self._steps[:-MAX_SAMPLES]
         if news.resident_pages is not None:
             self._pages = news.resident_pages
 
