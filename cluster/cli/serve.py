@@ -76,6 +76,7 @@ def serve(
         stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
         _say_where(server.url, settings.models[0].name, keys=settings.keys_file is not None)
         try:
+            signal.signal(signal.SIGTERM, _interrupt)  # again: Ray has put its own handler there
             threading.Event().wait()
         except KeyboardInterrupt:
             errors.print("Stopping.")
