@@ -64,7 +64,9 @@ def _resolve_length(
     room = max(room_tokens(limit) for limit in limits)
     if prompt_tokens >= room:
         raise ContextLengthExceeded(
-            f"The prompt has {prompt_tokens} tokens; with at least one new token it must fit {room}.", param="prompt"
+            f"This model's maximum context length is {room} tokens, for prompt and completion together, but the prompt "
+            f"has {prompt_tokens}.",
+            param="prompt",
         )
     wanted = params.max_new_tokens
     if wanted is None:
@@ -73,8 +75,8 @@ def _resolve_length(
             wanted = params.min_new_tokens
     if prompt_tokens + max(wanted, params.min_new_tokens) > room:
         raise ContextLengthExceeded(
-            f"The prompt has {prompt_tokens} tokens and max_new_tokens is {max(wanted, params.min_new_tokens)}: "
-            f"together they must fit {room} tokens.",
+            f"This model's maximum context length is {room} tokens, but the prompt has {prompt_tokens} and "
+            f"max_new_tokens is {max(wanted, params.min_new_tokens)}.",
             param="max_new_tokens",
         )
     return wanted
