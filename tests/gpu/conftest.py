@@ -45,28 +45,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The built-in model in EXL2, by bits per weight."""
+    """The built-in model in EXL2, by bits per weight. Takes about a minute."""
     work = tmp_path_factory.mktemp("exl2")
     measurement = work / "measurement.json"
-    _convert(work / "measure", "-om", str(measurement))
-    models = {}
-    for rate in BIT_RATES:
-        models[rate] = work / f"exl2-{rate}"
-        _convert(work / f"work-{rate}", "-m", str(measurement), "-cf", str(models[rate]), "-b", rate)
+    _finish(_convert(work / "measure", "-om", str(measurement)))
+    models = {rate: work / f"exl2-{rate}" for rate in BIT_RATES}
+    running = [
+        _convert(work / f"work-{rate}", "-m", str(measurement), "-cf", str(path), "-b", rate)
+        for rate, path in models.items()
+    ]
+    for process in running:
+        _finish(process)
     return models
 
 
-def _convert(work: Path, *arguments: str) -> None:
+def _convert(work: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "exllamav2.conversion.convert_exl2", "-nr", "-ml", "512", "-l", "512"]
     work.mkdir()
-    done = subprocess.run(
+    return subprocess.Popen(
         [*command, "-i", str(builtin_model_path()), "-o", str(work), *arguments],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=CONVERSION_TIMEOUT_S,
-        check=False,
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    output, _ = process.communicate(timeout=CONVERSION_TIMEOUT_S)
+    assert process.returncode == 0, output[-3000:]
 
 
 LoadEngine = Callable[..., Engine]

@@ -78,6 +78,7 @@ def test_running_out_of_memory_in_a_step_costs_that_steps_jobs_alone(
         assert_equal_where_sure(outcomes[number].token_ids, expected)
 
 
+@pytest.mark.timeout(400)
 def test_a_closed_engine_gives_its_memory_back(converted: dict[str, Path]) -> None:
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
@@ -112,11 +113,11 @@ def test_two_workers_share_a_gpu_and_a_killed_one_costs_no_result(eventually: Ev
         for result, one in zip(results, expected, strict=True):
             assert_equal_where_sure(result.token_ids, one)
         assert {result.worker_id.split("#")[0] for result in results} == {"worker-0", "worker-1"}
-        long = [pool.generate.remote(ids, **(options | {"max_new_tokens": 1500})) for ids in asked]
-        eventually(lambda: all(worker.active_jobs > 2 for worker in pool.statistics().workers))
+        long = [pool.generate.remote(ids, **(options | {"max_new_tokens": 3000})) for ids in asked]
+        eventually(lambda: all(worker.active_jobs > 0 for worker in pool.statistics().workers))
         os.kill(worker_pid(pool, "worker-1"), signal.SIGKILL)
         results = ray.get(long, timeout=200)
-        assert all(len(result.token_ids) == 1500 for result in results)
+        assert all(len(result.token_ids) == 3000 for result in results)
         assert max(result.attempts for result in results) == 2
         for result, one in zip(results, expected, strict=True):
             assert_equal_where_sure(result.token_ids[:64], one)

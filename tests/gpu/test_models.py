@@ -62,6 +62,7 @@ def test_jobs_that_join_while_others_run_get_the_same(load_engine: LoadEngine) -
     assert sum(assert_equal_where_sure(received[n], expected[n]) for n in range(len(asked))) > 16 * 16
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("rate", BIT_RATES)
 def test_exl2_says_nearly_what_float32_says(load_engine: LoadEngine, converted: dict[str, Path], rate: str) -> None:
     assert inspect_model_dir(converted[rate]).kind is WeightKind.EXL2
@@ -72,6 +73,7 @@ def test_exl2_says_nearly_what_float32_says(load_engine: LoadEngine, converted: 
     assert statistics.mean(shares) > EXL2_AGREEMENT[rate], shares
 
 
+@pytest.mark.timeout(400)
 def test_more_bits_are_nearer_to_float32(load_engine: LoadEngine, converted: dict[str, Path]) -> None:
     expected = cpu_outcomes()
     errors = {}

@@ -75,6 +75,6 @@ def test_equal_logits_are_ranked_as_the_compiled_sampler_ranks_them(sampler: dic
     logits = torch.randint(0, 3, (ROWS, 64), generator=generator, device="cuda").half()
     draws = np.random.default_rng(1).random(ROWS).tolist()
     tokens, certain = choose(most_likely(logits, 64), [cut] * ROWS, draws)
-    assert certain.mean() > 0.8
+    assert certain.mean() > (0.1 if "top_p" in sampler else 0.8)  # sums of equal ones end at the nucleus' very edge
     for row in np.flatnonzero(certain):
         assert tokens[row] == of_the_library(logits[row], params, draws[row])

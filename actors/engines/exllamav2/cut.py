@@ -11,6 +11,7 @@ way. `choose` says for every row whether its answer is certain; the others must 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,6 @@ SMALLEST = 1e-6
 _TIES = 16
 _PENALISED = 64
 _SCANNED = 128
-_MAX_RUNS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,36 +177,37 @@ def _nucleus(weights: Floats, limit: Floats) -> tuple[Bools, Floats, Bools]:
 
     It takes candidates as long as they fit; then it leaves out one that does not, and goes on with smaller ones.
     """
-    rows, width = weights.shape
     usable = np.where(weights >= SMALLEST, weights, 0.0)
-    sums = np.concatenate([np.zeros((rows, 1)), np.cumsum(usable, axis=1)], axis=1)
+    sums = np.concatenate([np.zeros((len(weights), 1)), np.cumsum(usable, axis=1)], axis=1)
     count = (usable > 0).sum(axis=1)
-    end = (sums[:, 1:] <= limit[:, None]).sum(axis=1)
-    end = np.minimum(end, count)
+    end = np.minimum((sums[:, 1:] <= limit[:, None]).sum(axis=1), count)
     sure = _clear_of(sums, end, count, limit)
-    places = np.arange(width)
-    taken = places < np.maximum(end, 1)[:, None]
+    taken = np.arange(weights.shape[1]) < np.maximum(end, 1)[:, None]
     gap = limit - np.take_along_axis(sums, end[:, None], axis=1)[:, 0]
-    position = end + 1
-    open_rows = sure & (end > 0) & (gap > SMALLEST) & (position < count)
-    spare = np.zeros(rows)
-    for _ in range(_MAX_RUNS):
-        if not open_rows.any():
-            return taken, spare, sure
-        begin = np.maximum(position, (usable > gap[:, None]).sum(axis=1))
-        open_rows &= begin < count
-        base = np.take_along_axis(sums, np.minimum(begin, width)[:, None], axis=1)[:, 0]
-        stop = np.minimum((sums[:, 1:] <= (base + gap)[:, None]).sum(axis=1), count)
-        clear = _clear_of(sums, stop, count, base + gap) & _fits_clearly(usable, begin, position, gap)
-        spare[open_rows & ~clear] = gap[open_rows & ~clear] + MARGIN
-        open_rows &= clear
-        taken |= open_rows[:, None] & (places >= begin[:, None]) & (places < stop[:, None])
-        used = np.take_along_axis(sums, stop[:, None], axis=1)[:, 0] - base
-        gap = np.where(open_rows, gap - used, gap)
-        position = np.where(open_rows, stop + 1, position)
-        open_rows &= (gap > SMALLEST) & (position < count)
-    spare[open_rows] = gap[open_rows] + MARGIN
+    spare = np.zeros(len(weights))
+    for row in np.flatnonzero(sure & (end > 0) & (gap > SMALLEST) & (end + 1 < count)):
+        first = int(end[row]) + 1
+        places, spare[row] = _fill(usable[row, first : count[row]].tolist(), float(gap[row]))
+        taken[row, [first + place for place in places]] = True
     return taken, spare, sure
+
+
+def _fill(weights: list[float], gap: float) -> tuple[list[int], float]:
+    """Which of `weights`, largest first, are taken one by one as long as they fit the gap that is left, and how much
+    more might be from where float32 decides."""
+    falling = [-weight for weight in weights]
+    places: list[int] = []
+    place = 0
+    while gap > SMALLEST:
+        place = bisect_right(falling, -(gap + MARGIN), place)
+        if place == len(weights):
+            break
+        if weights[place] > gap - MARGIN:
+            return places, gap + MARGIN
+        gap -= weights[place]
+        places.append(place)
+        place += 1
+    return places, 0.0
 
 
 def _clear_of(sums: Floats, end: NDArray[np.int64], count: NDArray[np.int64], limit: Floats) -> Bools:
@@ -214,14 +215,6 @@ def _clear_of(sums: Floats, end: NDArray[np.int64], count: NDArray[np.int64], li
     at = np.take_along_axis(sums, end[:, None], axis=1)[:, 0]
     after = np.take_along_axis(sums, np.minimum(end + 1, count)[:, None], axis=1)[:, 0]
     return (np.abs(at - limit) > MARGIN) & ((end >= count) | (np.abs(after - limit) > MARGIN))
-
-
-def _fits_clearly(usable: Floats, begin: NDArray[np.int64], position: NDArray[np.int64], gap: Floats) -> Bools:
-    """Whether the candidate before `begin` clearly does not fit the gap and the one there clearly does."""
-    width = usable.shape[1]
-    here = np.take_along_axis(usable, np.minimum(begin, width - 1)[:, None], axis=1)[:, 0]
-    before = np.take_along_axis(usable, np.maximum(begin - 1, 0)[:, None], axis=1)[:, 0]
-    return (gap - here > MARGIN) & ((begin <= position) | (before - gap > MARGIN))
 
 
 def _min_p(weights: Floats, taken: Bools, spare: Floats, min_p: Floats) -> tuple[Bools, Floats, Bools]:

@@ -17,11 +17,16 @@ from actors.engines.exllamav2.job import PoolJob
 from actors.engines.exllamav2.sampling import BatchSampler
 from actors.paging import PAGE_TOKENS
 
+_FLOWING_TOKENS = 5
+_FILLING_TOKENS = 16384
+"""Prompt tokens of a step that keeps no flowing stream waiting: enough for a batch of short prompts, and few enough
+that the first of many long ones soon get their first tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class PrefillBounds:
-    """How much prompt a step may compute: `chunk_tokens` in `max_prefills` prompts beside running streams, and
-    `max_chunk_tokens` of every prompt when no stream would have to wait for it."""
+    """How much prompt a step may compute: `chunk_tokens` in `max_prefills` prompts beside flowing streams, and
+    `max_chunk_tokens` of a prompt when none would have to wait for it."""
 
     chunk_tokens: int
     max_prefills: int
@@ -74,10 +79,17 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         self.reset_page_table()
 
     def _prefill(self, step: GeneratorStep) -> None:
+        """Compute prompts in order of arrival: within the bounds where a stream that flows would have to wait, else
+        as much as soon fills the batch. A stream counts as flowing from its fifth token on, so that jobs which arrive
+        together start together."""
         waiting = [job for job in self.active_jobs if not job.is_prefill_done()]
-        if len(waiting) == len(self.active_jobs):
+        flowing = any(len(job.sampled) >= _FLOWING_TOKENS for job in self.active_jobs)
+        if not flowing:
+            left = _FILLING_TOKENS
             for job in waiting:
-                self._prefill_job(job, self._bounds.max_chunk_tokens, step)
+                if left <= 0:
+                    return
+                left -= self._prefill_job(job, self._bounds.max_chunk_tokens, step)
             return
         left = self._bounds.chunk_tokens
         prompts = min(self._bounds.max_prefills, len(waiting), left // PAGE_TOKENS)

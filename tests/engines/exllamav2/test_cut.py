@@ -25,7 +25,7 @@ def from_whole_row(row: torch.Tensor, params: SamplingParams, draw: float) -> in
     token, probability = torch.zeros((1, 1), dtype=torch.long), torch.zeros((1, 1))
     cuts = (used.temperature, used.top_k, used.top_p, used.top_a, used.min_p, used.tfs, used.typical)
     outputs = (token, probability, NONE, NONE, NONE)
-    rest = (False, [], 0.0, 0.0, 1.0, NONE, 0.0, 0.1, 0.0, 0.0, 1.0, 0.0, 0.0)
+    rest: tuple[Any, ...] = (False, [], 0.0, 0.0, 1.0, NONE, 0.0, 0.1, 0.0, 0.0, 1.0, 0.0, 0.0)
     sample_basic(row.float().view(1, 1, -1).clone(), *cuts, draw, *outputs, *rest)
     return int(token)
 

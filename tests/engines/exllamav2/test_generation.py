@@ -70,6 +70,8 @@ def test_pages_are_not_resident_before_they_are_computed(tmp_path: Path) -> None
     outcomes = run(engine, [greedy(0, prompt(10), 100), greedy(1, prompt(1500, 1), 5)], steps=0)
     note(outcomes, engine.step())  # nobody streams yet: both prompts are computed in full chunks
     assert set(page_hashes(prompt(1500, 1))) <= engine.resident_pages()
+    for _ in range(5):
+        note(outcomes, engine.step())
     engine.submit(greedy(2, prompt(1000, 2), 5))
     engine.step()
     assert len(set(page_hashes(prompt(1000, 2))) & engine.resident_pages()) == 1

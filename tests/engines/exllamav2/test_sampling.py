@@ -112,7 +112,7 @@ def test_sampling_from_candidates_gives_the_text_of_the_librarys_sampler(
 @pytest.mark.parametrize("wanted", [{"temperature": 0.0}, {"temperature": 1.0}], ids=str)
 def test_logprobs_are_those_of_the_raw_logits_in_float32(tmp_path: Path, wanted: dict[str, Any]) -> None:
     engine = make_engine(tmp_path)
-    penalties = {"repetition_penalty": 1.5, "logit_bias": {40: 10.0}}
+    penalties: dict[str, Any] = {"repetition_penalty": 1.5, "logit_bias": {40: 10.0}}
     outcome = run(engine, [job(0, prompt(20), 15, logprobs=4, ignore_eos=True, **wanted, **penalties)])[0]
     ids = prompt(20)
     assert len(outcome.logprobs) == len(outcome.token_ids)
