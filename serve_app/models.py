@@ -47,17 +47,6 @@ class ServedModel:
         self._readiness.start()
         self._opening = asyncio.create_task(self._open())
 
-    async def wait_ready(self) -> None:
-        """Wait until requests are accepted.
-
-        :raises ExlpoolError: the pool can load no worker at all.
-        """
-        assert self._opening is not None, "start() comes first"
-        await asyncio.shield(self._opening)
-        if self._failure is not None:
-            raise self._failure
-        await self._readiness.wait()
-
     async def close(self) -> None:
         """Cancel everything that still runs here; the pool itself stays."""
         await self._readiness.close()
@@ -147,11 +136,6 @@ class Models:
     @property
     def first(self) -> ServedModel:
         return next(iter(self._models.values()))
-
-    @property
-    def ready(self) -> bool:
-        """Every model can generate."""
-        return all(model.ready for model in self._models.values())
 
     def start(self) -> None:
         for model in self._models.values():

@@ -19,21 +19,14 @@ class Readiness:
 
     def __init__(self, dispatcher: Any) -> None:
         self._dispatcher = dispatcher
-        self._ready = asyncio.Event()
+        self.ready = False
         self._follower: asyncio.Task[None] | None = None
-
-    @property
-    def ready(self) -> bool:
-        return self._ready.is_set()
 
     def start(self) -> None:
         self._follower = asyncio.create_task(self._follow())
 
-    async def wait(self) -> None:
-        await self._ready.wait()
-
     async def close(self) -> None:
-        self._ready.clear()
+        self.ready = False
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
@@ -45,14 +38,11 @@ class Readiness:
                 version, states = await self._dispatcher.progress.remote(version)
             except ActorDiedError:
                 logger.error("A pool's dispatcher is gone")
-                self._ready.clear()
+                self.ready = False
                 return
             except (RayActorError, RayTaskError):
-                self._ready.clear()
+                self.ready = False
                 version = ALL_STATES  # a dispatcher that restarts counts anew
                 await asyncio.sleep(RECONNECT_INTERVAL_S)
             else:
-                if any(state.worker_id is not None for state in states):
-                    self._ready.set()
-                else:
-                    self._ready.clear()
+                self.ready = any(state.worker_id is not None for state in states)

@@ -80,6 +80,15 @@ def test_the_raw_stream_ends_with_done(http: httpx.Client) -> None:
     assert all(json.loads(event.removeprefix("data: ")) for event in events[:-1])
 
 
+def test_a_whole_answer_tells_where_the_time_went(http: httpx.Client) -> None:
+    headers = http.post("/v1/chat/completions", json={"model": MODEL, "messages": QUESTION}).headers
+    queue_ms, prefill_ms, engine_ms = (
+        float(headers[f"x-{part}-time-ms"]) for part in ("queue", "prefill", "inference")
+    )
+    assert queue_ms >= 0.0
+    assert 0.0 < prefill_ms <= engine_ms
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_the_stream_helper_accumulates(client: openai.OpenAI, n: int) -> None:
     with client.chat.completions.stream(model=MODEL, messages=STORY, n=n, seed=5, stop=".") as stream:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -103,6 +104,29 @@ async def test_a_refusal_is_raised_where_retries_are_off(small: LiveServer) -> N
         for result in results:
             if isinstance(result, openai.AsyncStream):
                 await result.close()
+
+
+def test_a_client_that_reads_late_gets_all_the_text_in_fewer_chunks(ray_cluster: None, eventually: Eventually) -> None:
+    tokens = 8000
+    with (
+        Pool.start(name="fast", engine="simulated", workers=1, simulated=SimulatedOptions(step_s=0.0)) as pool,
+        LiveServer(create_api(Models([served("fast", "fast")]))) as server,
+    ):
+        eventually(lambda: is_ready(server))
+        content = json.dumps({"model": "fast", "prompt": [5], "max_tokens": tokens, "stream": True}).encode()
+        head = f"POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(60.0)
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(head.encode() + b"\r\n\r\n" + content)
+            eventually(lambda: pool.statistics().workers[0].generated_tokens >= tokens)
+            received = b"".join(iter(lambda: connection.recv(65536), b""))
+        events = [line.removeprefix("data: ") for line in received.decode().split("\n") if line.startswith("data: ")]
+        assert events.pop() == "[DONE]"
+        text = "".join(json.loads(event)["choices"][0]["text"] for event in events)
+        assert text.count(" w") == tokens
+        assert len(events) < tokens * 0.9
 
 
 def test_a_stream_whose_worker_dies_says_so_and_never_looks_finished(ray_cluster: None, eventually: Eventually) -> None:
