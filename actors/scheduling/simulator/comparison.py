@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m actors.scheduling.simulator.comparison", description=__doc__)
     parser.add_argument("--mooncake", type=Path, help="a trace in Mooncake's format, for a row of its own")
     parser.add_argument("--azure", type=Path, help="a trace in Azure's format, for a row of its own")
-    parser.add_argument("--seeds", type=int, default=20, help="runs of each cell (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=10, help="runs of each cell (default: %(default)s)")
     parser.add_argument("--policies", default=",".join(POLICIES), help="names, separated by commas; default: all")
     parser.add_argument("--scenarios", default="", help="names, separated by commas; default: all")
     parser.add_argument("--out", type=Path, default=Path("placement"), help="writes OUT.md, OUT.json and OUT.png")

@@ -14,7 +14,7 @@ from actors.scheduling.simulator.traces import Replay, TraceRequest, replay
 from actors.scheduling.simulator.workers import WorkerSpec
 
 WORKERS = 8
-REQUESTS = 2000
+REQUESTS = 1500
 NORMAL = WorkerSpec()
 TIGHT = WorkerSpec(total_pages=96)
 """24k tokens of cache: pages run out long before slots."""
@@ -108,7 +108,7 @@ def from_traces(mooncake: Sequence[TraceRequest] | None, azure: Sequence[TraceRe
         rows.append(
             Scenario(
                 name="Mooncake conversation",
-                what="windows of 2,000 requests at 5/s, prompts cut at 8,192 tokens, outputs at 1,024",
+                what="windows of 1,500 requests at 5/s, prompts cut at 8,192 tokens, outputs at 1,024",
                 make=lambda rng: replay(mooncake, Replay(requests=REQUESTS, rate=5.0, max_prompt_tokens=8192), rng),
                 slo=Slo(ttft_s=5.0, tpot_s=0.1),
             )
@@ -120,7 +120,7 @@ def from_traces(mooncake: Sequence[TraceRequest] | None, azure: Sequence[TraceRe
         rows.append(
             Scenario(
                 name="Azure code",
-                what="windows of 4,000 requests at 6/s, prompts cut at 8,192 tokens, outputs at 256",
+                what="windows of 3,000 requests at 6/s, prompts cut at 8,192 tokens, outputs at 256",
                 make=lambda rng: replay(azure, settings, rng),
                 slo=Slo(ttft_s=2.0, tpot_s=0.2),
             )
