@@ -94,7 +94,7 @@ class Scheduler:
         """
         if now_s >= self.now_s and now_s < math.inf:
             self.now_s = now_s
-        elif now_s != self.now_s:
+        else:
             self.ignore("clock stepped back or is no time")
         self.touched = set()
         self._handlers[type(event)](event)
@@ -295,8 +295,8 @@ class Scheduler:
     def _leave_queue(self, request: Request) -> None:
         self.queue.remove(request)
         index = self.matchmaker.forget(request)
-        if index is not None and self.touched is not None:
-            self.touched.add(index)
+        if index is not None:
+            self._touch(index)
 
     def refuse_oversized(self) -> None:
         """Workers came or went: refuse whoever waits and fits none of those that there are or will be again."""
@@ -326,9 +326,12 @@ class Scheduler:
     def room_appeared(self, worker: Worker) -> None:
         """A worker has more room than before, or another status."""
         self.fleet.changed(worker)
-        if self.touched is not None:
-            self.touched.add(worker.index)
+        self._touch(worker.index)
         self.workers.stop_if_empty(worker)
+
+    def _touch(self, index: int) -> None:
+        if self.touched is not None:
+            self.touched.add(index)
 
     def note(self, request: Request, template: str, *values: object) -> None:
         """Add a line to a request's story."""

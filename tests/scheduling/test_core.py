@@ -21,9 +21,10 @@ def test_a_request_is_started_runs_and_gives_its_pages_back() -> None:
     pool.up()
     assert pool.submit("r") == [Start(Grant("r", 1, "a#1"))]
     assert pool.free_pages == {"a#1": 14}
-    assert pool.scheduler.requests["r"].state is RequestState.GRANTED
+    states = [pool.scheduler.requests["r"].state]
     assert pool.run("r") == []
-    assert pool.scheduler.requests["r"].state is RequestState.RUNNING
+    states.append(pool.scheduler.requests["r"].state)
+    assert states == [RequestState.GRANTED, RequestState.RUNNING]
     assert pool.finish("r") == []
     assert pool.free_pages == {"a#1": 16}
     assert pool.scheduler.requests == {}

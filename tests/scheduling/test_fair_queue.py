@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.messages import Priority
@@ -92,6 +92,8 @@ def test_service_follows_the_weights(weight: float) -> None:
 
 def test_weights_can_change() -> None:
     queue = queue_of(request("waits", tenant="a"), weights={"a": 4.0})
+    queue.push(request("served", tenant="c"))
+    queue.remove(next(one for one in queue if one.request_id == "served"))
     queue.weigh({"b": 3.0})
     queue.remove(next(iter(queue)))
     for i in range(200):
@@ -231,6 +233,16 @@ def test_candidates_may_be_taken_while_they_are_looked_at() -> None:
     assert kept == len(queue)
 
 
+def test_others_may_come_while_they_are_looked_at() -> None:
+    queue = queue_of(*(request(f"{tenant}{i}", tenant=tenant) for tenant in "ab" for i in range(3)))
+    for count, _ in enumerate(queue.candidates(16)):
+        queue.push(request(f"new{count}", tenant="a"))
+    queue.validate()
+    everybody = sorted(one.request_id for one in queue)
+    assert len(everybody) > 6
+    assert sorted(take(queue) for _ in everybody) == everybody
+
+
 def test_looking_may_be_broken_off() -> None:
     queue = queue_of(*(request(f"{tenant}{i}", tenant=tenant) for tenant in "abc" for i in range(5)))
     for count, _ in enumerate(queue.candidates(16)):
@@ -285,6 +297,7 @@ events = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(events)
 def test_whatever_comes_and_goes_everybody_is_served_once(events: list[tuple[str, Priority, int, int]]) -> None:
     queue, pushed, left = queue_of(weights={"a": 3.0}), 0, []
@@ -296,6 +309,7 @@ def test_whatever_comes_and_goes_everybody_is_served_once(events: list[tuple[str
     assert sorted(left) == sorted(f"r{i}" for i in range(pushed))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 2000), min_size=80, max_size=80), st.lists(st.integers(1, 2000), min_size=80, max_size=80)
 )

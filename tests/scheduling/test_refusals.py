@@ -58,7 +58,7 @@ def test_nonsense_is_refused_and_changes_nothing(fields: dict[str, Any]) -> None
     [(4000, 97, {"total_pages": 100}), (4000, 96, {"total_pages": 15}), (4000, 96, {"reserve_tokens": 1})],
 )
 def test_what_no_worker_can_ever_run_is_refused_at_once_and_for_good(
-    prompt_tokens: int, max_new_tokens: int, limits: dict[str, int]
+    prompt_tokens: int, max_new_tokens: int, limits: dict[str, Any]
 ) -> None:
     pool = Pool()
     pool.up("small", total_pages=4)

@@ -73,7 +73,7 @@ def test_a_worker_that_is_lost_takes_its_requests_with_it() -> None:
         ({"reserve_tokens": -1}, "worker with an impossible reserve_tokens"),
     ],
 )
-def test_an_impossible_worker_is_ignored(limits: dict[str, int], reason: str) -> None:
+def test_an_impossible_worker_is_ignored(limits: dict[str, Any], reason: str) -> None:
     pool = Pool()
     pool.handle(WorkerExpected("a"))
     pool.submit("r")
