@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 
 import ray
 
 from actors.errors import ConfigurationError
 
 NAMESPACE = "exlpool"
+REACH_TIMEOUT_S = 10.0
 
 
 def worker_name(pool: str, slot_name: str) -> str:
@@ -26,6 +28,7 @@ def ensure_ray(address: str | None) -> bool:
     if ray.is_initialized():
         return False
     target = address or os.environ.get("RAY_ADDRESS") or "local"
+    _require_reachable(target)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if target == "local":
         # A process that is just starting when the script is killed looks for its dead cluster five times this long.
@@ -38,6 +41,17 @@ def ensure_ray(address: str | None) -> bool:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigurationError(f"Cannot connect to a Ray cluster at {target!r}: {_first_line(error)}") from None
     return True
+
+
+def _require_reachable(target: str) -> None:
+    """Refuse an address where nobody listens at once; Ray would try again for minutes."""
+    host, colon, port = target.rpartition(":")
+    if not colon or not port.isdigit() or "://" in target:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(f"Cannot connect to a Ray cluster at {target!r}: {error}.") from None
 
 
 def require_resources(*, cpus: float, gpus: float) -> None:
