@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+
+def link_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that belongs to a link, whoever starts it.
+
+    Ray cancels with a call all calls that were made under it, and finds those by the context of their task. A link is
+    opened by one request and used by all, so its calls are made in an empty context: under nobody.
+    """
+    return asyncio.create_task(work, context=Context())
 
 
 class TurnBatch(Generic[T]):
@@ -24,7 +34,7 @@ class TurnBatch(Generic[T]):
     def add(self, item: T) -> None:
         self._items.append(item)
         if self._sender is None or self._sender.done():
-            self._sender = asyncio.create_task(self._drain())
+            self._sender = link_task(self._drain())
 
     async def _drain(self) -> None:
         while self._items:

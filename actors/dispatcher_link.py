@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
-from actors.batching import TurnBatch
+from actors.batching import TurnBatch, link_task
 from actors.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -47,7 +47,7 @@ class DispatcherLink:
         self._cancellations: TurnBatch[tuple[str, int]] = TurnBatch(self._send_cancel)
         self._listening = asyncio.Event()
         self._closed: PoolClosed | None = None
-        self._reader = asyncio.create_task(self._read())
+        self._reader = link_task(self._read())
 
     async def place(self, admission: Admission) -> Grant:
         """Wait for a place. Cancelling the wait takes the request out of the queue.

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
-from actors.batching import TurnBatch
+from actors.batching import TurnBatch, link_task
 from actors.inbox import Inbox
 from actors.messages import GenerationRequest, StepOutput
 from actors.worker import STREAM_BACKPRESSURE
@@ -30,7 +30,7 @@ class WorkerLink:
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._submissions: TurnBatch[GenerationRequest] = TurnBatch(self._send)
         self._cancellations: TurnBatch[int] = TurnBatch(self._send_cancel)
-        self._reader = asyncio.create_task(self._read())
+        self._reader = link_task(self._read())
 
     async def start(self, request: GenerationRequest, inbox: Inbox) -> None:
         """Submit an attempt; its output goes to `inbox` until it finished or is cancelled."""
