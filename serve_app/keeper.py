@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from actors.errors import PoolClosed
 from actors.launch import Launched, launch
 from serve_app.config import ModelConfig
 
@@ -54,7 +55,9 @@ class PoolKeeper:
         return self._config
 
     async def kept(self) -> Kept:
-        """:raises ExlpoolError: the pool could not be started."""
+        """:raises ExlpoolError: the pool could not be started, or ends."""
+        if self._over.is_set():
+            raise PoolClosed(f"The pool of {self._config.name} ends.")
         launched = await asyncio.shield(self._launching)
         return Kept(launched.dispatcher, self._created)
 

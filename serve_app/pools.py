@@ -18,7 +18,7 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.engines.registry import resolve_engine_name
-from actors.errors import ConfigurationError, NoHealthyWorker
+from actors.errors import ConfigurationError, NoHealthyWorker, PoolClosed
 from actors.ray_session import NAMESPACE
 from actors.statistics import WorkerState
 from actors.worker import STREAM_BACKPRESSURE
@@ -85,7 +85,7 @@ class Lease:
                 logger.info("The settings of %s changed: its old pool ends", config.name)
                 await keeper.retire.remote(drain_s)
                 await keeper.over.remote()
-            except RayActorError:
+            except (RayActorError, PoolClosed):
                 pass  # it was ending, or is ended now
             await asyncio.sleep(RETRY_S)
 

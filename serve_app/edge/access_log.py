@@ -8,7 +8,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.caller import Caller
-from serve_app.edge.request_id import request_id_of
+from serve_app.edge.request_id import path_of, request_id_of
 
 logger = logging.getLogger("ray.serve.exlpool.access")
 """Below Serve's logger, which writes to the replica's log."""
@@ -64,7 +64,7 @@ class _Exchange:
         await self._send(message)
 
     def log(self) -> None:
-        path = self._scope["path"]
+        path = path_of(self._scope)
         if path in QUIET_PATHS and self._status in (200, 503):
             return
         caller = self._scope.get("state", {}).get("caller")

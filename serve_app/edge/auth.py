@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from actors.errors import ExlpoolError
 from serve_app.caller import ANYBODY, Caller
 from serve_app.edge.errors import InvalidApiKey, RateLimited, RemoteWithoutKeys
+from serve_app.edge.request_id import path_of
 from serve_app.errors import error_response
 from serve_app.keys import KeyEntry, KeyRing
 from serve_app.observer import RequestRecord, Unobserved
@@ -61,7 +62,7 @@ class Auth:
         self._remote_without_keys = remote_without_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or path_of(scope) in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
         try:
@@ -90,7 +91,7 @@ class Auth:
             raise InvalidApiKey("Show an API key: `Authorization: Bearer KEY`.")
         entry = self._keys.find(key)
         if entry is None:
-            raise InvalidApiKey("The API key is not known.")
+            raise InvalidApiKey("Incorrect API key provided: this server does not know it.")
         now_s = time.monotonic()
         account = self._accounts.of(entry, now_s)
         wait_s = account.enter(now_s)

@@ -18,6 +18,11 @@ def request_id_of(scope: Scope) -> str:
     return str(scope.get("state", {}).get(_KEY, ""))
 
 
+def path_of(scope: Scope) -> str:
+    """The path inside the application, whatever prefix it is served under."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", "")) or "/"
+
+
 class RequestId:
     """Puts the id into the request's state and its headers, so that nothing behind this sees a client's indecent one.
 
