@@ -12,7 +12,7 @@ from dataclasses import fields
 from operator import index
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from actors.errors import InvalidRequest
@@ -22,6 +22,10 @@ MAX_STOP_CHARACTERS = 256
 MAX_LOGIT_BIAS = 1024
 MAX_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
+MAX_COUNT = 2**31 - 1
+"""Engines hold counts in 32 bits."""
+GREEDY_BELOW = 1e-4
+"""Temperatures below this are 0: engines divide single-precision logits by them."""
 
 
 def _plain_int(value: Any) -> Any:
@@ -40,12 +44,16 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | set | frozenset) else value
 
 
+def _greedy_if_tiny(temperature: float) -> float:
+    return 0.0 if temperature < GREEDY_BELOW else temperature
+
+
 def _schema_text(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict) else value
 
 
 Int = Annotated[int, BeforeValidator(_plain_int)]
-Count = Annotated[Int, Field(ge=0)]
+Count = Annotated[Int, Field(ge=0, le=MAX_COUNT)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
@@ -68,7 +76,7 @@ class SamplingParams:
     seed: Annotated[Int, Field(ge=0, le=MAX_SEED)] | None = None
     """Same seed, same text on the same hardware and engine; None: a random one."""
 
-    temperature: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0
+    temperature: Annotated[float, Field(ge=0.0, le=100.0), AfterValidator(_greedy_if_tiny)] = 1.0
     """0 is greedy."""
     top_k: Count = 0
     top_p: Probability = 1.0
@@ -88,9 +96,9 @@ class SamplingParams:
     mirostat_tau: NonNegative = 1.5
     mirostat_eta: NonNegative = 0.1
 
-    repetition_penalty: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10.0)] = 1.0
     """Divides (positive) or multiplies (negative) the logits of tokens of the prompt and the completion so far."""
-    repetition_range: Annotated[Int, Field(ge=-1)] = -1
+    repetition_range: Annotated[Int, Field(ge=-1, le=MAX_COUNT)] = -1
     """How many of the last tokens the penalties look at; -1: all."""
     repetition_decay: Count = 0
     presence_penalty: Penalty = 0.0

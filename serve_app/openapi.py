@@ -46,8 +46,22 @@ def stream_response(chunk: type[BaseModel]) -> dict[str, Any]:
     """The other way in which a generation is answered with 200."""
     return {
         "description": "The answer; with `stream: true` server-sent events, each a chunk as JSON, then `[DONE]`.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "x-event-schema": _reference(chunk)}},
+        "content": {"text/event-stream": {"itemSchema": _event(chunk)}},
     }
+
+
+def _event(chunk: type[BaseModel]) -> dict[str, Any]:
+    """A server-sent event."""
+    told = {"anyOf": [_reference(chunk), _reference(ErrorResponse)]}
+    as_json = {"contentMediaType": "application/json", "contentSchema": told}
+    data = {"type": "string", "anyOf": [as_json, {"const": "[DONE]"}]}
+    return {"type": "object", "required": ["data"], "properties": {"data": data}}
+
+
+def _event_schema(chunk: type[BaseModel]) -> dict[str, Any]:
+    """Of one event, as OpenAPI describes them. The last one is `[DONE]`, or an error in a chunk's place."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": _reference(chunk)}
+    return {"type": "object", "properties": {"data": data}, "required": ["data"]}
 
 
 def _reference(schema: type[BaseModel]) -> dict[str, str]:
@@ -62,6 +76,8 @@ def describe(app: FastAPI, requests: Sequence[type[BaseModel]], chunks: Sequence
             made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             schemas = made.setdefault("components", {}).setdefault("schemas", {})
             _drop_foreign_errors(made)
+            made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            made["security"] = [{"key": []}, {}]  # a server may have no keys
             for models, mode in ((requests, "validation"), (chunks, "serialization")):
                 _, definitions = models_json_schema(
                     [(model, mode) for model in models],  # type: ignore[misc]

@@ -25,6 +25,8 @@ WRONG: list[dict[str, Any]] = [
     {"temperature": True},
     {"top_k": -1},
     {"top_k": 1.5},
+    {"top_k": 2**31},
+    {"repetition_range": 10**50},
     {"top_k": True},
     {"top_p": 1.1},
     {"top_p": -0.1},
@@ -33,6 +35,7 @@ WRONG: list[dict[str, Any]] = [
     {"typical_p": NAN},
     {"skew": NAN},
     {"repetition_penalty": 0.0},
+    {"repetition_penalty": 5e-324},
     {"repetition_penalty": NAN},
     {"repetition_range": -2},
     {"presence_penalty": 2.5},
@@ -132,3 +135,8 @@ def test_a_grammar_is_one_of_three_kinds() -> None:
     assert sampling_params(json_schema='{"type": "object"}').grammar == ("json_schema", '{"type": "object"}')
     assert sampling_params(regex="a+").grammar == ("regex", "a+")
     assert sampling_params(lark='start: "a"').grammar == ("lark", 'start: "a"')
+
+
+def test_a_temperature_that_engines_cannot_divide_by_is_greedy() -> None:
+    assert sampling_params(temperature=5e-324).temperature == 0.0
+    assert sampling_params(temperature=1e-3).temperature == 1e-3

@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 
 from serve_app.schemas.common import MAX_TOP_LOGPROBS, GenerationFields, RequestModel, ResponseModel, UsageModel
 
 MAX_MESSAGES = 4096
 Role = Annotated[str, Field(pattern=r"^[A-Za-z_]{1,32}$", description="system, developer, user, assistant or tool")]
+
+
+_WITH_CONTENT: JsonDict = {"required": ["content"], "properties": {"content": {"type": ["string", "array"]}}}
+_WITH_TOOL_CALLS: JsonDict = {
+    "required": ["tool_calls"],
+    "properties": {"tool_calls": {"type": "array", "minItems": 1}},
+}
 
 
 class OpenModel(RequestModel):
@@ -35,6 +43,10 @@ class ToolCall(OpenModel):
 
 
 class ChatMessage(OpenModel):
+    """It has content, tool calls, or both."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [_WITH_CONTENT, _WITH_TOOL_CALLS]})
+
     role: Role
     content: str | list[TextPart] | None = None
     tool_calls: list[ToolCall] | None = None

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from actors.messages import Priority
-from actors.sampling import MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
+from actors.sampling import MAX_COUNT, MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
 
 MAX_TOP_LOGPROBS = 20
 MAX_N = 128
-MAX_TOKEN_ID = MAX_COUNT = 2**31 - 1
+MAX_TOKEN_ID = MAX_COUNT
 MAX_FACTOR = 1e6
-"""Engines hold counts in 32 bits and factors in single precision."""
+"""Engines hold factors in single precision."""
 
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -72,7 +72,7 @@ class Samplers(RequestModel):
     mirostat_mode: Literal[0, 1, 2] | None = Field(None, description="0: off, 2: Mirostat 2.0")
     mirostat_tau: NonNegative | None = None
     mirostat_eta: NonNegative | None = None
-    repetition_penalty: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10.0)] | None = None
     repetition_range: Annotated[int, Field(ge=-1, le=MAX_COUNT)] | None = Field(
         None,
         validation_alias=AliasChoices("repetition_range", "penalty_range", "repetition_penalty_range"),
