@@ -85,6 +85,7 @@ class Front:
         self._links: dict[str, WorkerLink] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._next_ticket = 1
+        self._closed = False
 
     @classmethod
     async def open(cls, dispatcher: Any, *, patient: bool) -> Front:
@@ -106,7 +107,8 @@ class Front:
         return self._welcome.limits
 
     def shut_down(self) -> None:
-        """Close without waiting; must be called on the front's own event loop."""
+        """Close without waiting; must be called on the front's own event loop. What runs ends with `PoolClosed`."""
+        self._closed = True
         self._places.shut_down()
         for link in self._links.values():
             link.shut_down()
@@ -172,6 +174,8 @@ class Front:
                     yield piece
                 return
             except (AttemptLost, EngineFailure) as error:
+                if self._closed:
+                    raise PoolClosed("The pool was closed before the request's end.") from None
                 _raise_if_final(run, error)
                 run.excluded |= {grant.worker_id}
             finally:

@@ -50,6 +50,8 @@ class WorkerLink:
             self._cancellations.add(ticket)
 
     def shut_down(self) -> None:
+        """Close without waiting: attempts that run are lost, and the worker cancels them when it sees this end."""
+        self._lose("the link was closed")
         self._reader.cancel()
 
     async def wait_closed(self) -> None:
