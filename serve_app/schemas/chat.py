@@ -97,7 +97,10 @@ class ChatCompletionRequest(GenerationFields):
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
-    functions: list[Any] | None = Field(None, description="refused: use tools")
+    functions: Any = Field(None, description="refused: use tools")
+    function_call: Any = Field(None, description="refused: use tool_choice")
+    audio: Any = Field(None, description="refused")
+    web_search_options: Any = Field(None, description="refused")
 
     add_generation_prompt: bool | None = Field(None, description="end the prompt where the assistant begins")
     continue_final_message: bool | None = Field(None, description="go on inside the last message")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
@@ -69,7 +69,7 @@ class Samplers(RequestModel):
     temp_exponent: NonNegative | None = Field(None, validation_alias=AliasChoices("temp_exponent", "dynatemp_exponent"))
     xtc_probability: Probability | None = None
     xtc_threshold: Probability | None = None
-    mirostat_mode: Literal[0, 1, 2] | None = Field(None, description="0: off, 2: Mirostat 2.0")
+    mirostat_mode: Annotated[int, Field(ge=0, le=2)] | None = Field(None, description="0: off, 2: Mirostat 2.0")
     mirostat_tau: NonNegative | None = None
     mirostat_eta: NonNegative | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=10.0)] | None = None
@@ -96,7 +96,6 @@ class GenerationFields(Samplers):
     stop: StopString | StopStrings | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = Field(None, description="ignored")
 
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_STRINGS)] | None = None
     min_tokens: Count | None = Field(None, validation_alias=AliasChoices("min_tokens", "min_new_tokens"))

@@ -11,13 +11,14 @@ from serve_app.schemas.common import GenerationFields, ResponseModel, TokenId, U
 MAX_PROMPTS = 2048
 MAX_LOGPROBS = 5
 
+Text = Annotated[str, Field(min_length=1)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
-Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
 TokenIdLists = Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
 
 
 class CompletionRequest(GenerationFields):
-    prompt: str | Texts | TokenIds | TokenIdLists
+    prompt: Text | Texts | TokenIds | TokenIdLists
     echo: bool | None = Field(None, description="begin with the prompt; not together with logprobs")
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
         None, description="0: of the sampled token; n: of the n most likely ones too"
