@@ -27,10 +27,6 @@ class RealWorker:
         self._finished: list[AttemptFinished] = []
         self._steps: list[StepSample] = []
 
-    @property
-    def has_news(self) -> bool:
-        return bool(self._started or self._first or self._finished)
-
     def submit(self, admission: Admission) -> None:
         """Take a job up.
 
