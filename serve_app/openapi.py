@@ -51,17 +51,11 @@ def stream_response(chunk: type[BaseModel]) -> dict[str, Any]:
 
 
 def _event(chunk: type[BaseModel]) -> dict[str, Any]:
-    """A server-sent event."""
+    """A server-sent event. The last one is `[DONE]`, or an error in its place."""
     told = {"anyOf": [_reference(chunk), _reference(ErrorResponse)]}
     as_json = {"contentMediaType": "application/json", "contentSchema": told}
     data = {"type": "string", "anyOf": [as_json, {"const": "[DONE]"}]}
     return {"type": "object", "required": ["data"], "properties": {"data": data}}
-
-
-def _event_schema(chunk: type[BaseModel]) -> dict[str, Any]:
-    """Of one event, as OpenAPI describes them. The last one is `[DONE]`, or an error in a chunk's place."""
-    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": _reference(chunk)}
-    return {"type": "object", "properties": {"data": data}, "required": ["data"]}
 
 
 def _reference(schema: type[BaseModel]) -> dict[str, str]:
