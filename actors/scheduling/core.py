@@ -236,7 +236,8 @@ class Scheduler:
         self.book(request, worker, RequestState.GRANTED, pages * PAGE_TOKENS)
         self.note(
             request,
-            "attempt {} granted on {} after {:.3f} s: {} of {} prompt pages are there, {} others run, {} pages left",
+            "attempt {} granted on {} after {:.3f} s: {} of {} prompt pages are there, {} others run, {} pages left, "
+            "score {:.4g} by {}",
             admission.attempt,
             worker.worker_id,
             waited_s,
@@ -244,6 +245,8 @@ class Scheduler:
             len(admission.page_hashes),
             len(worker.attempts) - 1,
             worker.ledger.free_pages,
+            request.place_score,
+            self.config.policy,
         )
         self.actions.append(Start(Grant(request.request_id, admission.attempt, worker.worker_id)))
 

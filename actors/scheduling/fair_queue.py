@@ -12,6 +12,7 @@ the others' service earns it a small share. So nothing above can starve it.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -281,6 +282,10 @@ class FairQueue:
             assert queue.waiting_tenants == len(waiting), "the number of tenants who wait is wrong"
             assert queue.requests == sum(len(tenant.requests) for tenant in waiting), "the number of requests is wrong"
             assert all(tenant.listed is not None for tenant in waiting), "a tenant who waits is not listed"
+            weight = sum(tenant.weight for tenant in waiting)
+            assert math.isclose(queue.waiting_weight, weight, abs_tol=1e-6), "the weight of who waits is wrong"
+            work = sum(request.work for tenant in waiting for request in tenant.requests.values())
+            assert math.isclose(queue.work, work, abs_tol=1e-6), "the work that waits is wrong"
             for tenant in waiting:
                 assert all(self._requests.get(i) is r for i, r in tenant.requests.items()), "a request was lost"
         assert len(self) == sum(self.counts().values()), "the classes do not add up"

@@ -247,6 +247,7 @@ def test_a_story_tells_what_happened_when_and_why_there() -> None:
     assert granted.startswith(
         "5.000 s: attempt 1 granted on a#1 after 0.000 s: 1 of 1 prompt pages are there, 0 others"
     )
+    assert granted.endswith("by cost")
     assert finished == "8.000 s: attempt 1 finished after 17 tokens"
 
 

@@ -61,6 +61,14 @@ def lose_tenant_entry(s: Scheduler) -> None:
     queue.requests = 0
 
 
+def lose_work(s: Scheduler) -> None:
+    s.queue._classes[s.requests["t"].admission.priority].work = 0.0
+
+
+def lose_weight(s: Scheduler) -> None:
+    s.queue._classes[s.requests["t"].admission.priority].waiting_weight = 0.0
+
+
 def lose_page(s: Scheduler) -> None:
     next(iter(s.fleet)).ledger.used_pages -= 1
 
@@ -161,6 +169,8 @@ FAULTS: tuple[Callable[[Scheduler], None], ...] = (
     lose_booking,
     leave_queue,
     lose_tenant_entry,
+    lose_work,
+    lose_weight,
     lose_page,
     lose_reference,
     lose_index_entry,
