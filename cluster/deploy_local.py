@@ -22,6 +22,7 @@ from actors.ray_session import NAMESPACE, ensure_ray
 from actors.statistics import WorkerState
 from cluster.deploy_status import FAILED, cause
 from serve_app.config import ServeConfig
+from serve_app.edge.proxy import use_in_proxies
 from serve_app.keys import load_keys
 from serve_app.pools import keeper_name
 
@@ -60,6 +61,7 @@ class LocalServer:
         :raises ConfigurationError: the application could not be started; the message says why.
         """
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        use_in_proxies()
         self._owns_ray = ensure_ray(self._address)
         try:
             self._start()

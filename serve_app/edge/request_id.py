@@ -13,6 +13,11 @@ _DECENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 _KEY = "request_id"
 
 
+def is_decent(request_id: str) -> bool:
+    """Whether it is short, plain text that may go into logs and headers."""
+    return _DECENT.fullmatch(request_id) is not None
+
+
 def request_id_of(scope: Scope) -> str:
     """The id of a request that came through `RequestId`."""
     return str(scope.get("state", {}).get(_KEY, ""))
@@ -38,7 +43,7 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if _DECENT.fullmatch(given) else secrets.token_hex(16)
+        request_id = given if is_decent(given) else secrets.token_hex(16)
         scope.setdefault("state", {})[_KEY] = request_id
         MutableHeaders(scope=scope)[HEADER] = request_id
 
