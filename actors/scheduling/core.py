@@ -1,7 +1,7 @@
 """The dispatcher's mind: `Scheduler.handle(event, now_s)` returns what has to happen.
 
 No I/O, no threads and no clock: the same events give the same actions. Requests and their states are changed here and
-nowhere else; `workers.py` does the same for workers.
+nowhere else; `workers.py` does the same for workers, and `refusals.py` decides who is refused.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from actors.messages import Admission, Grant, Priority, Refusal, RefusalReason, WorkerLimits
+from actors.messages import Admission, Grant, RefusalReason
 from actors.paging import PAGE_TOKENS
 from actors.scheduling import intake
-from actors.scheduling.actions import Action, Refuse, Start
+from actors.scheduling.actions import Action, Start
 from actors.scheduling.backpressure import WaitEstimator
 from actors.scheduling.config import SchedulerConfig
 from actors.scheduling.estimates import OutputLengths
@@ -37,13 +37,12 @@ from actors.scheduling.fleet import Fleet
 from actors.scheduling.journal import Entry, Journal
 from actors.scheduling.matching import Match, Matchmaker
 from actors.scheduling.policies import make_policy
-from actors.scheduling.records import Request, RequestState, Worker, fits
+from actors.scheduling.records import Request, RequestState, Worker
+from actors.scheduling.refusals import Refusals
 from actors.scheduling.statistics import SchedulerStatistics
 from actors.scheduling.summary import summarize
 from actors.scheduling.validation import validate
 from actors.scheduling.workers import WorkerEvents
-
-_NO_WORKER = "No worker is up and none is expected to come."
 
 
 class Scheduler:
@@ -66,13 +65,11 @@ class Scheduler:
         self.touched: set[int] | None = set()
         """Indexes of workers where room appeared in this event; None: look at everything again."""
         self.counts: Counter[str] = Counter()
-        self.refused: Counter[RefusalReason] = Counter()
         self.ignored: Counter[str] = Counter()
-        self._journal = Journal()
+        self.journal = Journal()
         self._arrived: Request | None = None
-        self._checked_limits: frozenset[WorkerLimits] = frozenset()
-        """Limits of which at least one fits every request that waits; empty while nobody knows any."""
         self.workers = WorkerEvents(self)
+        self.refusals = Refusals(self)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             Submitted: self._on_submitted,
             Cancelled: self._on_cancelled,
@@ -98,15 +95,17 @@ class Scheduler:
             self.ignore("clock stepped back or is no time")
         self.touched = set()
         self._handlers[type(event)](event)
-        self._expire()
+        self.refusals.expire()
         self._match()
-        self._press_back()
+        if self._arrived is not None and self._arrived in self.queue and len(self.fleet):
+            self.refusals.press_back(self._arrived)
+        self._arrived = None
         actions, self.actions = self.actions, []
         return actions
 
     def story(self, request_id: str) -> tuple[Entry, ...]:
         """What happened to a request, when and why, oldest first. Old requests are forgotten."""
-        return self._journal.story(request_id)
+        return self.journal.story(request_id)
 
     def statistics(self, now_s: float) -> SchedulerStatistics:
         """The whole state in numbers, as of `now_s`."""
@@ -126,23 +125,15 @@ class Scheduler:
         self.counts["submitted"] += 1
         known = self.requests.get(admission.request_id)
         if known is not None and admission.attempt <= known.admission.attempt:
-            self._duplicate(known, admission)
+            self.refusals.duplicate(known, admission)
             return
         fault = intake.fault(admission)
         if fault is not None:
-            self.refuse(admission.request_id, RefusalReason.INVALID, fault)
+            self.refusals.tell(admission.request_id, RefusalReason.INVALID, fault)
             return
         if known is not None:
             self.end(known, "attempt {} is over, attempt {} follows", known.admission.attempt, admission.attempt)
-        limits = self.workers.known_limits()
-        if not self.workers.hopeful():
-            self.refuse(admission.request_id, RefusalReason.NO_WORKER, _NO_WORKER)
-        elif limits and not any(fits(admission, limit) for limit in limits):
-            self.refuse(admission.request_id, RefusalReason.OVERSIZED, intake.size_message(admission, limits))
-        elif len(self.queue) >= self.config.max_queued_requests and admission.attempt == 1:
-            text = f"{len(self.queue)} requests wait already, which is the bound."
-            self.refuse(admission.request_id, RefusalReason.QUEUE_FULL, text, self._retry_after_s())
-        else:
+        if not self.refusals.at_the_door(admission):
             self._enqueue(admission)
 
     def _on_tenants_weighed(self, event: TenantsWeighed) -> None:
@@ -151,22 +142,13 @@ class Scheduler:
         else:
             self.ignore("a weight that is not above 0")
 
-    def _duplicate(self, known: Request, admission: Admission) -> None:
-        if admission == known.admission:
-            self.ignore("submitted again unchanged")
-        elif admission.attempt < known.admission.attempt:
-            self.ignore("submission of an old attempt")
-        else:
-            text = f"Request {admission.request_id!r}, attempt {admission.attempt}, is {known.state.value} already."
-            self.refuse(admission.request_id, RefusalReason.DUPLICATE, text)
-
     def _enqueue(self, admission: Admission) -> None:
         timeout_s = math.inf if admission.timeout_s is None else admission.timeout_s
         expected = self.lengths.expected(admission.tenant, admission.max_new_tokens)
         request = Request(
             admission=admission,
             arrived_s=self.now_s,
-            deadline_s=self.now_s + min(self._bound_s(admission), timeout_s),
+            deadline_s=self.now_s + min(self.refusals.bound_s(admission), timeout_s),
             expected_tokens=expected,
             work=0.0,
         )
@@ -175,15 +157,6 @@ class Scheduler:
         self.requests[request.request_id] = self._arrived = request
         self.queue.push(request)
         self.note(request, "attempt {} queued as {}", admission.attempt, admission.priority.value)
-
-    def _bound_s(self, admission: Admission) -> float:
-        batch = admission.priority is Priority.BATCH
-        return self.config.max_batch_wait_s if batch else self.config.max_wait_s
-
-    def _retry_after_s(self) -> float:
-        """Until half of the queue, or of the longest wait, will be free."""
-        wait_s = self.waits.wait_s(self.queue.work, None)
-        return self.waits.retry_after_s(wait_s, min(wait_s, self.config.max_wait_s))
 
     def _on_cancelled(self, event: Cancelled) -> None:
         request = self.requests.get(event.request_id)
@@ -200,18 +173,6 @@ class Scheduler:
         self.touched = None
 
     # What follows every event.
-
-    def _expire(self) -> None:
-        for request in self.queue.expired(self.now_s):
-            waited_s = self.now_s - request.arrived_s
-            timeout_s = request.admission.timeout_s
-            self.end(request, "waited {:.1f} s, which is its limit", waited_s)
-            if timeout_s is not None and timeout_s <= self._bound_s(request.admission):
-                text = f"It waited {waited_s:.1f} s for a worker; its own time limit was {timeout_s:.1f} s."
-                self.refuse(request.request_id, RefusalReason.DEADLINE, text)
-            else:
-                text = f"It waited {waited_s:.1f} s for a worker, the longest that a request may."
-                self.refuse(request.request_id, RefusalReason.WAIT_TOO_LONG, text, self._retry_after_s())
 
     def _match(self) -> None:
         if not self.queue or not len(self.fleet):
@@ -250,26 +211,6 @@ class Scheduler:
         )
         self.actions.append(Start(Grant(request.request_id, admission.attempt, worker.worker_id)))
 
-    def _press_back(self) -> None:
-        """Refuse the request that just arrived if it would wait too long."""
-        request, self._arrived = self._arrived, None
-        if request is None or request not in self.queue or not len(self.fleet):
-            return
-        place_wait_s = request.place_wait_s if request.wants >= 0 else None
-        if place_wait_s is not None:
-            self.waits.looked(place_wait_s)
-        request.estimated_wait_s = self.waits.wait_s(request.work_ahead, place_wait_s)
-        bound_s = request.deadline_s - request.arrived_s
-        if request.estimated_wait_s <= bound_s or request.admission.attempt > 1:
-            return
-        text = (
-            f"It would wait about {request.estimated_wait_s:.1f} s for a worker, with {len(self.queue) - 1} other "
-            f"requests waiting; {bound_s:.1f} s are the most it may."
-        )
-        retry_after_s = self.waits.retry_after_s(request.estimated_wait_s, bound_s)
-        self.end(request, "not admitted")
-        self.refuse(request.request_id, RefusalReason.WAIT_TOO_LONG, text, retry_after_s)
-
     # The only places where a request changes its state.
 
     def book(self, request: Request, worker: Worker, state: RequestState, cached_tokens: int) -> None:
@@ -301,31 +242,6 @@ class Scheduler:
         if index is not None:
             self._touch(index)
 
-    def refuse_oversized(self) -> None:
-        """Workers came or went: refuse whoever waits and fits none of those that there are or will be again."""
-        limits = self.workers.known_limits()
-        if not limits or self._checked_limits == set(limits):
-            self._checked_limits = frozenset(limits)
-            return
-        self._checked_limits = frozenset(limits)
-        for request in list(self.queue):
-            if not any(fits(request.admission, limit) for limit in limits):
-                self.end(request, "fits no worker")
-                text = intake.size_message(request.admission, limits)
-                self.refuse(request.request_id, RefusalReason.OVERSIZED, text)
-
-    def refuse_all(self) -> None:
-        """Nobody will ever come: refuse whoever waits."""
-        for request in list(self.queue):
-            self.end(request, "no worker is left")
-            self.refuse(request.request_id, RefusalReason.NO_WORKER, _NO_WORKER)
-
-    def refuse(self, request_id: str, reason: RefusalReason, message: str, retry_after_s: float | None = None) -> None:
-        """Tell a front no. The request must not be known any more, or belong to another submission."""
-        self.refused[reason] += 1
-        self._journal.note(request_id, self.now_s, "refused ({}): {}", reason.value, message)
-        self.actions.append(Refuse(Refusal(request_id, reason, message, retry_after_s)))
-
     def room_appeared(self, worker: Worker) -> None:
         """A worker has more room than before, or another status."""
         self.fleet.changed(worker)
@@ -338,7 +254,7 @@ class Scheduler:
 
     def note(self, request: Request, template: str, *values: object) -> None:
         """Add a line to a request's story."""
-        self._journal.note(request.request_id, self.now_s, template, *values)
+        self.journal.note(request.request_id, self.now_s, template, *values)
 
     def ignore(self, reason: str) -> None:
         """Count an event, or a part of one, that made no sense."""

@@ -26,7 +26,7 @@ def summarize(scheduler: Scheduler, now_s: float) -> SchedulerStatistics:
         started=counts["started"],
         finished=counts["finished"],
         cancelled=counts["cancelled"],
-        refused=dict(scheduler.refused),
+        refused=dict(scheduler.refusals.counts),
         ignored=dict(scheduler.ignored),
         prompt_tokens=counts["prompt_tokens"],
         prefix_hit_tokens=counts["prefix_hit_tokens"],

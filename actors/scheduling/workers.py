@@ -64,9 +64,9 @@ class WorkerEvents:
 
     def _give_up_what_is_hopeless(self) -> None:
         if self.hopeful():
-            self._scheduler.refuse_oversized()
+            self._scheduler.refusals.oversized()
         else:
-            self._scheduler.refuse_all()
+            self._scheduler.refusals.everybody()
 
     def on_up(self, event: WorkerUp) -> None:
         fault = intake.limits_fault(event.limits)
@@ -84,7 +84,7 @@ class WorkerEvents:
         for running in event.running:
             self._adopt(worker, running)
         self._scheduler.touched = None
-        self._scheduler.refuse_oversized()
+        self._scheduler.refusals.oversized()
 
     def _adopt(self, worker: Worker, running: RunningAttempt) -> None:
         """Enter an attempt that the worker ran before this scheduler knew of it."""
