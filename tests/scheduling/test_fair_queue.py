@@ -29,7 +29,6 @@ def take(queue: FairQueue) -> str:
     one = next(iter(queue.candidates(16)))
     queue.remove(one)
     queue.charge_start(one, one.admission.prompt_tokens)
-    queue.validate()
     return one.request_id
 
 
@@ -305,13 +304,14 @@ def test_whatever_comes_and_goes_everybody_is_served_once(events: list[tuple[str
         queue.push(request(f"r{pushed}", tokens, tokens, tenant=tenant, priority=priority))
         pushed += 1
         left += [take(queue) for _ in range(min(taken, len(queue)))]
+        queue.validate()
     left += [take(queue) for _ in range(len(queue))]
     assert sorted(left) == sorted(f"r{i}" for i in range(pushed))
 
 
 @settings(deadline=None)
 @given(
-    st.lists(st.integers(1, 2000), min_size=80, max_size=80), st.lists(st.integers(1, 2000), min_size=80, max_size=80)
+    st.lists(st.integers(1, 2000), min_size=40, max_size=40), st.lists(st.integers(1, 2000), min_size=40, max_size=40)
 )
 def test_two_tenants_never_drift_apart_by_more_than_two_requests(ours: list[int], theirs: list[int]) -> None:
     """The bound of VTC: while both wait, their service differs by no more than twice the largest request."""
@@ -324,6 +324,7 @@ def test_two_tenants_never_drift_apart_by_more_than_two_requests(ours: list[int]
         name = take(queue)
         served[name[0]] += tokens[name] + 2
         assert abs(served["a"] - served["b"]) <= 2 * (2000 + 2)
+    queue.validate()
 
 
 def test_tenants_are_served_evenly_in_a_pool() -> None:
