@@ -105,3 +105,56 @@ def test_progress_counts_what_is_finished(pool: Pool) -> None:
 
 def test_nothing_in_nothing_out(pool: Pool) -> None:
     assert list(run(pool, [])) == []
+
+
+class Held:
+    """A pool whose completions never come, to see what is cancelled."""
+
+    def __init__(self) -> None:
+        self.futures: list[Future[GenerationResult]] = []
+
+    def generate(self, prompt: Any) -> Future[GenerationResult]:
+        self.futures.append(Future())
+        return self.futures[-1]
+
+
+def test_a_source_that_fails_cancels_what_is_under_way() -> None:
+    def source() -> Iterator[str]:
+        yield from ("a", "b")
+        raise RuntimeError("the file is gone")
+
+    held = Held()
+    outcomes = map_prompts(held.generate, source(), window=3, ordered=True, return_errors=True, progress=None)
+    with pytest.raises(RuntimeError, match="the file is gone"):
+        next(outcomes)
+    assert [future.cancelled() for future in held.futures] == [True, True]
+
+
+def test_leaving_early_cancels_what_is_under_way() -> None:
+    held = Held()
+    outcomes = map_prompts(held.generate, "abcdef", window=3, ordered=False, return_errors=False, progress=None)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(next, outcomes)
+        while len(held.futures) < 3:
+            assert not waiting.done()
+        held.futures[1].set_result(result("b"))
+        assert waiting.result(10).text == "b"  # type: ignore[union-attr]
+    outcomes.close()  # type: ignore[attr-defined]
+    assert [future.cancelled() for future in held.futures] == [True, False, True]
+
+
+def test_a_progress_callback_that_fails_cancels_what_is_under_way() -> None:
+    held = Held()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no terminal")
+
+    outcomes = map_prompts(held.generate, "abc", window=3, ordered=False, return_errors=False, progress=fail)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(next, outcomes)
+        while len(held.futures) < 3:
+            assert not waiting.done()
+        held.futures[0].set_result(result("a"))
+        with pytest.raises(RuntimeError, match="no terminal"):
+            waiting.result(10)
+    assert [future.cancelled() for future in held.futures] == [False, True, True]
