@@ -68,6 +68,7 @@ class Scheduler:
         self.ignored: Counter[str] = Counter()
         self.journal = Journal()
         self._arrived: Request | None = None
+        self._foreground_starts = 0
         self.workers = WorkerEvents(self)
         self.refusals = Refusals(self)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
@@ -151,6 +152,7 @@ class Scheduler:
             deadline_s=self.now_s + min(self.refusals.bound_s(admission), timeout_s),
             expected_tokens=expected,
             work=0.0,
+            overtakers=self._foreground_starts,
         )
         request.work = self.waits.work(admission.prompt_tokens, expected, request.own_pages, self.now_s)
         request.work_ahead = self.queue.work_ahead(request)
@@ -184,8 +186,10 @@ class Scheduler:
         request, worker = match
         admission = request.admission
         waited_s = self.now_s - request.arrived_s
-        if request.foreground and not math.isnan(request.estimated_wait_s):
+        overtaken = request.overtakers != self._foreground_starts and not request.foreground
+        if not overtaken and not math.isnan(request.estimated_wait_s):
             self.waits.started(request.estimated_wait_s, waited_s)
+        self._foreground_starts += request.foreground
         pages = self.fleet.known.leading(admission.page_hashes, 1 << worker.index)
         miss_tokens = admission.prompt_tokens - pages * PAGE_TOKENS
         self._leave_queue(request)

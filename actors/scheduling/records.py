@@ -51,6 +51,8 @@ class Request:
     foreground: bool = True
 
     # While it waits.
+    overtakers: int = 0
+    """Foreground requests that had ever been started when it arrived: later ones go before class batch."""
     looked_at: int = 0
     """The round of placement that saw it last."""
     due: bool = False

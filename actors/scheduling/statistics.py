@@ -43,7 +43,7 @@ class TenantStatistics:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitErrorStatistics:
     """Estimated against real waits in the queue, over recently started requests that had to wait: error = real -
-    estimated. Class batch is left out, since its waits depend on what comes after it."""
+    estimated. Requests of class batch that others overtook are left out: nobody could foresee those."""
 
     count: int = 0
     mean_s: float = 0.0

@@ -9,6 +9,7 @@ import pytest
 
 from actors.messages import Priority, RefusalReason
 from actors.scheduling.events import WorkerDown, WorkerDraining, WorkerExpected, WorkerLost
+from actors.scheduling.records import RequestState
 from tests.scheduling.pool import Pool, pages, refusals, starts
 
 
@@ -262,6 +263,25 @@ def test_estimates_learn_from_what_happened() -> None:
         return abs(pool.scheduler.requests["last"].estimated_wait_s - 5.0)
 
     assert error_s(100) < error_s(0) / 2
+
+
+def test_the_wait_of_a_batch_request_teaches_something_unless_it_was_overtaken() -> None:
+    def count(*, overtaken: bool) -> int:
+        pool = full_pool()
+        pool.submit("batch", 10, 20, priority=Priority.BATCH)
+        if overtaken:
+            pool.submit("chat", 10, 20, priority=Priority.INTERACTIVE)
+            pool.finish("first", after_s=1.0)
+            pool.finish("chat", after_s=1.0)
+            assert pool.scheduler.statistics(2.0).est_wait_error.count == 1
+        else:
+            pool.finish("first", after_s=1.0)
+        pool.tick(100.0)
+        assert pool.scheduler.requests["batch"].state is RequestState.GRANTED
+        return pool.scheduler.statistics(200.0).est_wait_error.count
+
+    assert count(overtaken=False) == 1
+    assert count(overtaken=True) == 1
 
 
 def test_waiting_for_a_worker_to_load_teaches_nothing() -> None:
