@@ -24,7 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from actors import Pool
-from actors.messages import GenerationResult
+from tests.benchmarks.bench_exllamav2_pool import (
+    CONTEXT_TOKENS,
+    MAX_BATCH_SIZE,
+    pool_latencies,
+    run_pool,
+    run_streams,
+    start_pool,
+)
 from tests.benchmarks.bench_exllamav2_profile import (
     Profile,
     copy_times,
@@ -33,12 +40,10 @@ from tests.benchmarks.bench_exllamav2_profile import (
     profile_raw,
     run_engine,
 )
-from tests.benchmarks.bench_exllamav2_raw import SAMPLERS, BenchJob, Latencies, RawModel, random_jobs, raw_latencies
+from tests.benchmarks.bench_exllamav2_raw import SAMPLERS, RawModel, random_jobs, raw_latencies
 
 PARTS = ("cold", "throughput", "equal", "profile", "latency")
 CONSOLE = Console(width=110)
-CONTEXT_TOKENS = 12288
-MAX_BATCH_SIZE = 128
 PROMPT_TOKENS = 96
 LONG_PROMPT_TOKENS = 8192
 STREAMS = 32
@@ -50,59 +55,42 @@ def new_tokens(concurrency: int) -> int:
     return 256 if concurrency < 4 else 192 if concurrency < 16 else 128
 
 
-def start_pool(model_dir: Path, cache_tokens: int) -> tuple[Pool, list[tuple[str, float]]]:
-    """The pool, and when it reached each stage of loading, in seconds."""
-    start_s = time.perf_counter()
-    stages: list[tuple[str, float]] = []
-
-    def note(states: Sequence[Any]) -> None:
-        stage = states[0].loading[0] if states[0].loading is not None else "process"
-        if not stages or stages[-1][0] != stage:
-            stages.append((stage, time.perf_counter() - start_s))
-
-    pool = Pool.start(
-        model_dir,
-        engine="exllamav2",
-        cache_tokens=cache_tokens,
-        context_tokens=CONTEXT_TOKENS,
-        max_batch_size=MAX_BATCH_SIZE,
-        gpus_per_worker=0.5,  # the plain script has the rest
-        cpus_per_worker=4,
-        progress=note,
-    )
-    stages.append(("ready", time.perf_counter() - start_s))
-    return pool, stages
-
-
-def run_pool(pool: Pool, jobs: Sequence[BenchJob], sampler: str) -> float:
-    """Seconds until the last of all jobs is done; they are handed over at once."""
-    options = {"ignore_eos": True, "max_new_tokens": jobs[0].max_new_tokens, **SAMPLERS[sampler]}
-    start_s = time.perf_counter()
-    results = pool.map([job.token_ids for job in jobs], window=len(jobs), ordered=False, **options)
-    made = sum(result.usage.completion_tokens for result in results if isinstance(result, GenerationResult))
-    seconds = time.perf_counter() - start_s
-    assert made == sum(job.max_new_tokens for job in jobs)
-    return seconds
-
-
 def throughput(raw: RawModel, pool: Pool, sampler: str, options: argparse.Namespace) -> Table:
     table = Table(title=f"tokens/s, {sampler} {SAMPLERS[sampler]}, {PROMPT_TOKENS} prompt tokens")
-    for heading in ("jobs", "new tokens", "plain script", "pool", "ratio", "ratios of all turns"):
+    for heading in (
+        "jobs",
+        "new tokens",
+        "plain script",
+        "pool",
+        "streamed",
+        "pool/script",
+        "of all turns",
+        "streamed",
+    ):
         table.add_column(heading, justify="right")
     for count in options.concurrency:
-        seconds: list[tuple[float, float]] = []
+        turns: list[tuple[float, float, float]] = []
         for turn in range(options.repetitions + 1):
-            jobs = random_jobs(count, PROMPT_TOKENS, new_tokens(count) if turn else 16, seed=1000 * count + turn)
-            raw_s, pool_s = raw.run(jobs, sampler).seconds, run_pool(pool, jobs, sampler)
-            if turn:  # the first one warms up
-                seconds.append((raw_s, pool_s))
-        ratios = [raw_s / pool_s for raw_s, pool_s in seconds]
-        tokens = count * new_tokens(count)
-        rates = [tokens / statistics.median(side) for side in zip(*seconds, strict=True)]
-        told = " ".join(f"{ratio:.3f}" for ratio in ratios)
-        row = (str(count), str(new_tokens(count)), *(f"{rate:,.1f}" for rate in rates))
-        table.add_row(*row, f"{statistics.median(ratios):.3f}", told)
-        print(f"  {sampler} {row} {told}", flush=True)
+            jobs = random_jobs(3 * count, PROMPT_TOKENS, new_tokens(count) if turn else 16, seed=1000 * count + turn)
+            turns.append(
+                (
+                    raw.run(jobs[:count], sampler).seconds,
+                    run_pool(pool, jobs[count : 2 * count], sampler),
+                    run_streams(pool, jobs[2 * count :], sampler),
+                )
+            )
+        del turns[0]  # the first one warms up
+        medians = [statistics.median(side) for side in zip(*turns, strict=True)]
+        row = (
+            str(count),
+            str(new_tokens(count)),
+            *(f"{count * new_tokens(count) / seconds:,.1f}" for seconds in medians),
+            f"{statistics.median(raw_s / pool_s for raw_s, pool_s, _ in turns):.3f}",
+            " ".join(f"{raw_s / pool_s:.3f}" for raw_s, pool_s, _ in turns),
+            f"{statistics.median(raw_s / streamed_s for raw_s, _, streamed_s in turns):.3f}",
+        )
+        table.add_row(*row)
+        print(f"  {sampler} {row}", flush=True)
     return table
 
 
@@ -154,49 +142,6 @@ def _profile_table(title: str, sides: dict[str, Profile]) -> Table:
     return table
 
 
-async def pool_latencies(
-    pool: Pool, streams: Sequence[BenchJob], arrivals: Sequence[BenchJob], every_s: float
-) -> Latencies:
-    found = Latencies()
-    running = asyncio.Event()
-    last_s: dict[int, float] = {}
-    counting = False
-
-    async def stream(number: int, job: BenchJob) -> None:
-        options = {"ignore_eos": True, "max_new_tokens": job.max_new_tokens, **SAMPLERS["chat"]}
-        async for delta in pool.stream(job.token_ids, **options):
-            now_s = time.perf_counter()
-            if delta.token_ids:
-                if counting and number in last_s:
-                    found.gaps.append(now_s - last_s[number])
-                last_s[number] = now_s
-                if len(last_s) == len(streams):
-                    running.set()
-
-    async def first_token(job: BenchJob) -> None:
-        start_s = time.perf_counter()
-        options = {"ignore_eos": True, "max_new_tokens": job.max_new_tokens, **SAMPLERS["chat"]}
-        waiting = True
-        async for delta in pool.stream(job.token_ids, **options):
-            if waiting and delta.token_ids:
-                waiting = False
-                found.first_token_s.append(time.perf_counter() - start_s)
-
-    tasks = [asyncio.create_task(stream(number, job)) for number, job in enumerate(streams)]
-    await asyncio.wait_for(running.wait(), 120)
-    counting = True
-    longs = []
-    for job in arrivals:
-        longs.append(asyncio.create_task(first_token(job)))
-        await asyncio.sleep(every_s)
-    await asyncio.gather(*longs)
-    counting = False
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    return found
-
-
 def latencies(raw: RawModel, pool: Pool, every_s: float) -> Table:
     streams = random_jobs(STREAMS, PROMPT_TOKENS, 1500, seed=1)
     arrivals = random_jobs(LONG_PROMPTS, LONG_PROMPT_TOKENS, 8, seed=2)
@@ -244,7 +189,7 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=["chat"])
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--cache-tokens", type=int, default=131072)
-    parser.add_argument("--batch", type=int, default=64, help="jobs of the parts equal and profile")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64], help="jobs of the parts equal and profile")
     parser.add_argument("--arrive-every-s", type=float, default=1.0)
     options = parser.parse_args()
     model_dir = options.model.absolute()
@@ -266,8 +211,8 @@ def main() -> None:
         tables += _run(parts, options.parts)
         engine = engine_over(raw, model_dir, MAX_BATCH_SIZE)
         parts = {
-            "equal": lambda: [equality(raw, engine, options.batch)],
-            "profile": lambda: profiles(raw, engine, options.batch),
+            "equal": lambda: [equality(raw, engine, count) for count in options.batches],
+            "profile": lambda: [table for count in options.batches for table in profiles(raw, engine, count)],
         }
         tables += _run(parts, options.parts)
     CONSOLE.print(f"\n{torch.cuda.get_device_name(0)}, torch {torch.__version__}, {model_dir}")
