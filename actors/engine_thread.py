@@ -245,7 +245,7 @@ class EngineThread:
 
     def _step(self, engine: Engine, news: StepNews) -> None:
         begin_s = time.monotonic()
-        self.step_started_at_s = begin_s
+        self._begin_step(begin_s)
         try:
             events = engine.step()
         except FatalEngineError:
@@ -255,9 +255,15 @@ class EngineThread:
             self._recover(engine, error, news)
             return
         finally:
-            self.step_started_at_s = None
-            self.steps += 1
+            self._end_step()
         self._apply(events, time.monotonic() - begin_s, news)
+
+    def _begin_step(self, now_s: float) -> None:
+        self.step_started_at_s = now_s
+
+    def _end_step(self) -> None:
+        self.step_started_at_s = None
+        self.steps += 1
 
     def _recover(self, engine: Engine, error: Exception, news: StepNews) -> None:
         failure = EngineFailure(f"The engine failed in a step: {type(error).__name__}: {error}")

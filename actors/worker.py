@@ -1,8 +1,9 @@
 """The worker: a Ray actor round one engine.
 
-The engine runs on a thread of its own (`engine_thread`); this actor's event loop carries commands to it and its output
-away. Whoever wants to hear something opens a stream (`outputs` for a front, `reports` for the dispatcher), always with
-Ray's generator backpressure on, so that Ray closes the stream here when the listener's process is gone.
+The engine runs on a thread of its own (`engine_thread`), which for ExLlamaV2 has a process of its own
+(`engine_process`); this actor's event loop carries commands to it and its output away. Whoever wants to hear something
+opens a stream (`outputs` for a front, `reports` for the dispatcher), always with Ray's generator backpressure on, so
+that Ray closes the stream here when the listener's process is gone.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from actors.config import EngineConfig
-from actors.engine_thread import Cancel, CancelFront, EngineThread, Inspect, StepNews, Stop, Submit
+from actors.engine_process import start_engine
+from actors.engine_thread import Cancel, CancelFront, Inspect, StepNews, Stop, Submit
 from actors.engines.base import LoadProgress
-from actors.engines.registry import create_engine
 from actors.errors import FatalEngineError
 from actors.messages import Admission, GenerationRequest, StepOutput, StepReport, WorkerLimits
 from actors.outputs import OutputColumns
@@ -108,14 +109,13 @@ class Worker:
         self._failure: Exception | None = None
         self._ended = asyncio.Event()
         self._changed = asyncio.Event()
-        self._thread = EngineThread(
-            lambda: create_engine(config),
+        self._thread = start_engine(
+            config,
             on_progress=lambda progress: self._post(self._note_progress, progress),
             on_loaded=lambda limits: self._post(self._note_loaded, limits),
             on_step=lambda news: self._post(self._deliver, news),
             on_end=self._thread_ended,
         )
-        self._thread.start()
 
     # On the engine thread.
 
