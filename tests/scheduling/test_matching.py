@@ -169,6 +169,18 @@ def test_many_requests_over_unequal_workers_all_end(policy: str) -> None:
     assert pool.free_pages == {"a#1": 16, "b#1": 8, "c#1": 32}
 
 
+def test_who_comes_later_does_not_count_on_room_that_is_waited_for() -> None:
+    pool = Pool()
+    pool.up()
+    for number in range(4):  # 4 pages each, and an end every 2 seconds
+        pool.submit(f"r{number}", 24, 1000)
+        pool.run(f"r{number}", after_s=2.0)
+    pool.submit("large", 48, 2000)
+    pool.submit("small", 24, 1000)
+    waits_s = {name: pool.scheduler.requests[name].place_wait_s for name in ("large", "small")}
+    assert waits_s["small"] == pytest.approx(waits_s["large"] + 2.0, abs=0.1)
+
+
 # What is looked at.
 
 
