@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_LEASE_S = 60.0
 """A keeper that nobody leases in this time was made for an owner that died at once."""
+GRACE_S = 10.0
+"""An owner that crashed is replaced in this time, and finds the pool as it was."""
+BEAT_S = 1.0
 CLOSE_S = 15.0
 IDLE_POLL_S = 0.1
 
@@ -48,7 +51,7 @@ class PoolKeeper:
         self._leases = 0
         self._over = asyncio.Event()
         self._launching = asyncio.create_task(asyncio.to_thread(launch, config.pool(secrets.token_hex(4))))
-        self._orphaned = asyncio.create_task(self._end_if_orphaned())
+        self._waiting = asyncio.create_task(self._end_without_lease(FIRST_LEASE_S))
         self._ending: asyncio.Task[None] | None = None
 
     async def config(self) -> ModelConfig:
@@ -61,16 +64,30 @@ class PoolKeeper:
         launched = await asyncio.shield(self._launching)
         return Kept(launched.dispatcher, self._created)
 
-    async def lease(self) -> AsyncIterator[Kept]:
-        """Keeps the pool until the stream is cancelled, or its reader is gone."""
+    async def lease(self) -> AsyncIterator[Kept | None]:
+        """Keeps the pool until the stream is cancelled, or its reader is gone: only a stream that says something
+        hears of that, so after the pool it says nothing, again and again."""
         self._leases += 1
+        crashed = False
         try:
             yield await self.kept()
-            await self._over.wait()
+            while not self._over.is_set():
+                yield None
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._over.wait(), BEAT_S)
+        except GeneratorExit:
+            crashed = True  # the reader is gone; one that gives its lease back cancels the stream
+            raise
         finally:
             self._leases -= 1
-            if self._leases == 0:
+            if self._leases == 0 and crashed:
+                self._waiting = asyncio.create_task(self._end_without_lease(GRACE_S))
+            elif self._leases == 0:
                 self._end()
+
+    async def leases(self) -> int:
+        """How many are held."""
+        return self._leases
 
     async def over(self) -> None:
         """Returns, or fails, when this keeper ends: for those who want to know."""
@@ -91,8 +108,8 @@ class PoolKeeper:
                 return
             await asyncio.sleep(IDLE_POLL_S)
 
-    async def _end_if_orphaned(self) -> None:
-        await asyncio.sleep(FIRST_LEASE_S)
+    async def _end_without_lease(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
         if self._leases == 0:
             self._end()
 

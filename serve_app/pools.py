@@ -107,8 +107,8 @@ class Lease:
 
 async def _exhaust(items: AsyncIterator[Any]) -> None:
     with contextlib.suppress(Exception, asyncio.CancelledError):
-        async for _ in items:
-            pass
+        async for beat in items:
+            await beat
 
 
 class PoolOwner:

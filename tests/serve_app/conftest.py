@@ -21,4 +21,4 @@ def server(ray_cluster: None) -> Iterator[str]:
         logging_config={"log_level": "ERROR"},
     )
     yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
+    serve.shutdown()  # type: ignore[no-untyped-call]

@@ -47,7 +47,7 @@ class Running:
 
     def deploy(self, **settings: Any) -> None:
         """Start it, or bring it to other settings; returns when it runs."""
-        app = build_app(serve_config(**{**SETTINGS, **settings}))
+        app = build_app(serve_config(**(settings if "models" in settings else {**SETTINGS, **settings})))
         serve.run(app, name=self.name, route_prefix=f"/{self.name}", logging_config={"log_level": "ERROR"})
 
     def wait_ready(self) -> None:
