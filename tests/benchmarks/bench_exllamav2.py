@@ -60,38 +60,38 @@ def throughput(raw: RawModel, pool: Pool, sampler: str, options: argparse.Namesp
     for heading in (
         "jobs",
         "new tokens",
-        "plain script",
+        "script",
         "pool",
-        "streamed",
         "pool/script",
         "of all turns",
         "streamed",
+        "streamed/script",
     ):
         table.add_column(heading, justify="right")
     for count in options.concurrency:
-        turns: list[tuple[float, float, float]] = []
-        for turn in range(options.repetitions + 1):
-            jobs = random_jobs(3 * count, PROMPT_TOKENS, new_tokens(count) if turn else 16, seed=1000 * count + turn)
-            turns.append(
-                (
-                    raw.run(jobs[:count], sampler).seconds,
-                    run_pool(pool, jobs[count : 2 * count], sampler),
-                    run_streams(pool, jobs[2 * count :], sampler),
-                )
-            )
-        del turns[0]  # the first one warms up
-        medians = [statistics.median(side) for side in zip(*turns, strict=True)]
-        row = (
-            str(count),
-            str(new_tokens(count)),
-            *(f"{count * new_tokens(count) / seconds:,.1f}" for seconds in medians),
-            f"{statistics.median(raw_s / pool_s for raw_s, pool_s, _ in turns):.3f}",
-            " ".join(f"{raw_s / pool_s:.3f}" for raw_s, pool_s, _ in turns),
-            f"{statistics.median(raw_s / streamed_s for raw_s, _, streamed_s in turns):.3f}",
-        )
+        row = [str(count), str(new_tokens(count)), *_rates(raw, pool, sampler, count, options)]
         table.add_row(*row)
         print(f"  {sampler} {row}", flush=True)
     return table
+
+
+def _rates(raw: RawModel, pool: Pool, sampler: str, count: int, options: argparse.Namespace) -> list[str]:
+    turns: list[tuple[float, float, float]] = []
+    for turn in range(options.repetitions + 1):
+        jobs = random_jobs(3 * count, PROMPT_TOKENS, new_tokens(count) if turn else 16, seed=1000 * count + turn)
+        raw_s = raw.run(jobs[:count], sampler).seconds
+        pool_s = run_pool(pool, jobs[count : 2 * count], sampler)
+        streamed_s = run_streams(pool, jobs[2 * count :], sampler) if count in options.streamed else float("nan")
+        turns.append((raw_s, pool_s, streamed_s))
+    del turns[0]  # the first one warms up
+    raw_s, pool_s, streamed_s = (statistics.median(side) for side in zip(*turns, strict=True))
+    tokens = count * new_tokens(count)
+    ratios = [raw_s / pool_s for raw_s, pool_s, _ in turns]
+    told = [f"{tokens / raw_s:,.1f}", f"{tokens / pool_s:,.1f}", f"{statistics.median(ratios):.3f}"]
+    told.append(" ".join(f"{ratio:.3f}" for ratio in ratios))
+    if count not in options.streamed:
+        return [*told, "", ""]
+    return [*told, f"{tokens / streamed_s:,.1f}", f"{raw_s / streamed_s:.3f}"]
 
 
 def equality(raw: RawModel, engine: Any, count: int) -> Table:
@@ -99,8 +99,7 @@ def equality(raw: RawModel, engine: Any, count: int) -> Table:
     for heading in ("sampler", "completions equal", "equal tokens", "plain script", "engine", "ratio"):
         table.add_column(heading, justify="right")
     for sampler in SAMPLERS:
-        jobs = random_jobs(count, PROMPT_TOKENS, 128, seed=77)
-        for _ in ("warm-up", "measured"):
+        for jobs in (random_jobs(count, PROMPT_TOKENS, tokens, seed=77) for tokens in (8, 128)):  # the first warms up
             raw.generator.reset_page_table()
             theirs = raw.run(jobs, sampler)
             engine.reset()
@@ -186,6 +185,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 8, 16, 32, 33, 64, 128])
+    parser.add_argument("--streamed", type=int, nargs="*", default=[1, 32, 64], help="numbers of jobs to stream too")
     parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=["chat"])
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--cache-tokens", type=int, default=131072)

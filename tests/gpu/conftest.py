@@ -18,6 +18,7 @@ from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
 from actors.engines.base import Engine
 from actors.engines.registry import create_engine, gpu_visible
+from tests.benchmarks.make_model import Shape, make_model
 
 BIT_RATES = ("4.0", "6.0")
 CONVERSION_TIMEOUT_S = 400
@@ -57,6 +58,26 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for process in running:
         _finish(process)
     return models
+
+
+@pytest.fixture(scope="session")
+def random_exl2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small EXL2 model of random bits."""
+    directory = tmp_path_factory.mktemp("random-exl2")
+    make_model(
+        directory,
+        Shape(
+            hidden_size=512,
+            intermediate_size=1024,
+            layers=2,
+            heads=4,
+            kv_heads=2,
+            head_dim=128,
+            vocab_size=2048,
+            context_tokens=4096,
+        ),
+    )
+    return directory
 
 
 def _convert(work: Path, *arguments: str) -> subprocess.Popen[str]:

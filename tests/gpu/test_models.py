@@ -88,6 +88,29 @@ def test_more_bits_are_nearer_to_float32(load_engine: LoadEngine, converted: dic
     assert errors[BIT_RATES[1]] < errors[BIT_RATES[0]], errors
 
 
+@pytest.mark.parametrize("mode", ["fp16", "q8", "q4"])
+def test_steps_that_are_filled_up_give_the_same_logits(load_engine: LoadEngine, random_exl2: Path, mode: str) -> None:
+    engine: Any = load_engine(model=random_exl2, engine="auto", cache_mode=mode)
+    chosen = engine._model.generator.pad_from
+    jobs = [greedy_job(number, range(300 + 7 * number, 340 + 9 * number), 12, logprobs=5) for number in range(10)]
+    found = []
+    try:
+        for pad_from in (None, 2):
+            engine._model.generator.pad_from = pad_from
+            found.append(run(engine, *jobs))
+            engine.reset()
+    finally:
+        engine._model.generator.pad_from = chosen
+    compared = 0
+    for number in range(10):
+        for plain, filled in zip(found[0][number].logprobs, found[1][number].logprobs, strict=True):
+            assert plain.logprob == pytest.approx(filled.logprob, abs=0.1)
+            compared += 1
+            if plain.token_id != filled.token_id:
+                break
+    assert compared > 60
+
+
 @pytest.mark.parametrize(("mode", "least"), [("q8", 0.9), ("q6", 0.7), ("q4", 0.4)])
 def test_a_quantised_cache_keeps_the_text(load_engine: LoadEngine, mode: str, least: float) -> None:
     engine = load_engine(cache_mode=mode)

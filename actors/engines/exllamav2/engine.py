@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -105,6 +106,10 @@ class ExLlamaV2Engine:
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
             loaded.unload()
+            del loaded
+            gc.collect()  # generator, sampler and jobs hold each other, and the cache
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     @property
     def _model(self) -> LoadedModel:
@@ -163,5 +168,8 @@ class ExLlamaV2Engine:
             for event in self.step():
                 if isinstance(event, Ended) and event.reason is FinishReason.ERROR and event.error is not None:
                     raise event.error
+        loaded = self._model
+        if loaded.weights is not None and loaded.weights.quantised:
+            loaded.generator.fit_rows()
         self.reset()
         progress(LoadProgress("warm-up", 1, 1))

@@ -14,6 +14,7 @@ import torch
 from exllamav2.generator import ExLlamaV2DynamicGenerator
 
 from actors.engines.exllamav2.job import PoolJob
+from actors.engines.exllamav2.padding import find_pad_from, rows_of_step
 from actors.engines.exllamav2.sampling import BatchSampler
 from actors.paging import PAGE_TOKENS
 
@@ -49,6 +50,8 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         super().__init__(max_chunk_size=bounds.max_chunk_tokens, **arguments)
         self._bounds = bounds
         self._sampler = BatchSampler(self, pinned=torch.cuda.is_available())
+        self.pad_from: int | None = None
+        """See `actors.engines.exllamav2.padding`."""
         self._plain = self.paged and not self.num_draft_tokens and not self.model.config.arch.lm.mrope
 
     @torch.inference_mode()
@@ -140,14 +143,37 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
             page.kv_position += 1
             page.can_revert = False
         lengths = torch.tensor(positions, dtype=torch.int32)
+        token_ids = torch.tensor([[job.last_token_id] for job in jobs], dtype=torch.long)
+        extra = rows_of_step(len(jobs), self.pad_from) - len(jobs)
+        if extra:  # the copies write what the first row writes, to the same place
+            block_index, lengths, token_ids = (
+                torch.cat([rows, rows[:1].expand(extra, *rows.shape[1:])]) for rows in (block_index, lengths, token_ids)
+            )
+        return self._logits(token_ids, block_index, lengths)[: len(jobs)]
+
+    def _logits(self, token_ids: torch.Tensor, block_index: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model.forward_chunk(
-            input_ids=torch.tensor([[job.last_token_id] for job in jobs], dtype=torch.long),
-            attn_params=self.get_paged_params(len(jobs), block_index, lengths, 1),
+            input_ids=token_ids,
+            attn_params=self.get_paged_params(len(token_ids), block_index, lengths, 1),
             cache=self.cache,
             loras=self.current_loras,
             indexed_embeddings=[],
         )["logits"]
         return logits
+
+    @torch.inference_mode()
+    def fit_rows(self) -> None:
+        """Find out by trying whether small steps are worth filling up. Only without jobs; spoils all cached pages."""
+
+        def run(rows: int) -> None:
+            token_ids = torch.zeros((rows, 1), dtype=torch.long)
+            blocks = torch.zeros((rows, 1), dtype=torch.int32)
+            self._logits(token_ids, blocks, torch.zeros(rows, dtype=torch.int32))
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+
+        if self._plain:
+            self.pad_from = find_pad_from(run, self.max_batch_size)
 
     def _prepare_filters(self) -> None:
         """Have grammar masks computed while the GPU works."""

@@ -28,7 +28,7 @@ from actors.config import EngineConfig
 from actors.engines.base import LoadProgress, ProgressCallback
 from actors.engines.exllamav2.memory import GB, CacheShape, MemoryNeed, shortage
 from actors.engines.exllamav2.rope import apply_rope
-from actors.engines.model_dir import ModelDirectory, inspect_model_dir, read_model_config
+from actors.engines.model_dir import ModelDirectory, WeightKind, inspect_model_dir, read_model_config
 from actors.errors import ModelError
 from actors.paging import PAGE_TOKENS
 
@@ -51,6 +51,7 @@ class Weights:
     cache: Any
     paged: bool
     context_tokens: int
+    quantised: bool = False
     draft_model: Any = None
     draft_cache: Any = None
 
@@ -156,6 +157,7 @@ class _Loader:
         self._options = config.exllamav2
         self._progress = progress
         self._library_config = library_config
+        self._quantised = directory.kind is not WeightKind.UNQUANTISED
         self._model = ExLlamaV2(library_config)
         devices = range(torch.cuda.device_count())
         self._free_bytes = sum(torch.cuda.mem_get_info(device)[0] for device in devices)
@@ -176,7 +178,7 @@ class _Loader:
     def load(self, cache_tokens: int, paged: bool, context_tokens: int) -> Weights:
         if self._need.weight_bytes > self._free_bytes:
             raise ModelError(self._shortage(cache_tokens))
-        weights = Weights(self._library_config, self._model, None, paged, context_tokens)
+        weights = Weights(self._library_config, self._model, None, paged, context_tokens, self._quantised)
         try:
             weights.cache = self._load_main(cache_tokens)
             if self._options.draft_model is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,14 @@ def test_close_gives_back_the_model_and_can_be_called_twice(tmp_path: Path) -> N
     engine.close()
     engine.close()
     assert model.unloaded
+
+
+def test_nothing_of_the_cache_is_left_after_close(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path)
+    run(engine, [greedy(n, prompt(300, n), 10) for n in range(3)])
+    cache = weakref.ref(engine._model.generator.cache.key_states[0])
+    engine.close()
+    assert cache() is None
 
 
 def test_limits_describe_model_and_cache(tmp_path: Path) -> None:
