@@ -67,7 +67,8 @@ def _check_application(args: dict[str, Any], deployments: Any, host: str) -> Non
         if isinstance(deployment.user_config, dict):
             live = live_settings(config.live, deployment.user_config)
             config = ServeConfig(**{**config.model_dump(), **live.model_dump()})
-    check_exposure(config, host)
+    for listened in {host, config.listen.host if config.listen else host}:
+        check_exposure(config, listened)
 
 
 def deploy(document: dict[str, Any], address: str, *, timeout_s: float, report: Report) -> None:

@@ -21,7 +21,7 @@ from actors.errors import ConfigurationError
 from actors.ray_session import NAMESPACE, ensure_ray
 from actors.statistics import WorkerState
 from cluster.deploy_status import FAILED, cause
-from serve_app.config import ServeConfig
+from serve_app.config import ListenConfig, ServeConfig
 from serve_app.edge.proxy import use_in_proxies
 from serve_app.keys import load_keys
 from serve_app.pools import keeper_name
@@ -46,7 +46,12 @@ class LocalServer:
             load_keys(config.keys_file)
         for model in config.models:
             resolve_engine_name(model)
-        self._config, self._host, self._port = config, host, port
+        replicas = config.fronts.min_replicas
+        own_listener = {
+            "listen": ListenConfig(host=host, port=port),
+            "fronts": config.fronts.model_copy(update={"max_replicas": replicas}),
+        }
+        self._config, self._host, self._port = config.model_copy(update=own_listener), host, port
         self._address, self._progress = address, progress
         self._owns_ray = False
 
@@ -89,13 +94,9 @@ class LocalServer:
     def _start(self) -> None:
         from serve_app import build_app
 
-        if serve.status().proxies:
+        if serve.status().applications or serve.status().proxies:
             raise ConfigurationError("Ray Serve runs on this cluster already: use `exlpool deploy` there.")
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": self._host, "port": self._port},
-            logging_config={"log_level": "WARNING"},
-        )
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})  # the front listens itself
         target = serve.RunTarget(target=build_app(self._config), name=APP_NAME, route_prefix="/")
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 

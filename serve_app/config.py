@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -80,6 +81,20 @@ class FrontScaling(_Section):
         return self
 
 
+class ListenConfig(_Section):
+    """An HTTP listener of the front's own, beside Serve's proxy and much cheaper. Replicas on one machine share it;
+    Serve does not see its requests, so the number of replicas is fixed."""
+
+    host: str = Field("127.0.0.1", description="IP address; other machines' requests need keys")
+    port: int = Field(8000, ge=1, le=65535)
+
+    @field_validator("host")
+    @classmethod
+    def _is_address(cls, host: str) -> str:
+        ip_address(host)
+        return host
+
+
 class ServeConfig(LiveSettings):
     """The application: its models, and how they are offered.
 
@@ -89,6 +104,7 @@ class ServeConfig(LiveSettings):
 
     models: tuple[ModelConfig, ...] = Field((ModelConfig(),), min_length=1)
     fronts: FrontScaling = FrontScaling()
+    listen: ListenConfig | None = Field(None, description="none: Serve's proxy is the only way in")
     max_choices: int = Field(128, ge=1, description="completions of one request: prompts x n")
     default_timeout_s: float | None = Field(None, gt=0.0, description="bound on a request that names none")
     drain_s: float = Field(300.0, ge=0.0, description="time that running requests have to end in an update")
@@ -110,6 +126,12 @@ class ServeConfig(LiveSettings):
         if len(set(names)) < len(names):
             raise ValueError(f"each model needs a `name` of its own, not {', '.join(names)}")
         return models
+
+    @model_validator(mode="after")
+    def _fixed_replicas_listen(self) -> Self:
+        if self.listen is not None and self.fronts.min_replicas != self.fronts.max_replicas:
+            raise ValueError("with `listen`, set min_replicas and max_replicas of `fronts` to the same number")
+        return self
 
     @property
     def live(self) -> LiveSettings:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from typing import Any
+from typing import Any, cast
 
 from ray import serve
 from ray.exceptions import RayActorError
@@ -14,9 +14,10 @@ from actors.errors import ConfigurationError
 from serve_app.api import create_api
 from serve_app.config import ModelConfig, ServeConfig, live_settings
 from serve_app.edge import Edge
-from serve_app.edge.auth import TokenCharges
+from serve_app.edge.auth import Accounts, TokenCharges
 from serve_app.keeper import Kept
 from serve_app.keys import KeyRing, load_keys
+from serve_app.listener import Listener
 from serve_app.metrics import Metrics, Observers
 from serve_app.models import Models, ServedModel
 from serve_app.pools import PoolOwner, find_pool
@@ -57,7 +58,13 @@ class HttpFront:
         )
         read = metrics.endpoint(lambda: {name: d.statistics.remote() for name, d in self._dispatchers.items()})
         api.add_route("/metrics", read, include_in_schema=False)
-        self._edge = Edge(api, announce_request_id=False)  # Serve's proxy tells the client
+        accounts = Accounts()
+        behind_proxy = Edge(api, accounts=accounts, announce_request_id=False)  # the proxy tells the client
+        self._edges, self._app = [behind_proxy], cast("ASGIApp", behind_proxy)
+        if config.listen is not None:
+            self._edges.append(Edge(api, accounts=accounts))
+            host, port = config.listen.host, config.listen.port
+            self._app = Listener(behind_proxy, self._edges[1], host=host, port=port, drain_s=config.drain_s)
         await self._load_keys()
         self._tasks = [
             asyncio.create_task(self._follow(model, keeper))
@@ -66,7 +73,7 @@ class HttpFront:
         self._tasks.append(asyncio.create_task(self._watch_keys()))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return self._edge
+        return self._app
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve's `user_config` changed: the fields of `LiveSettings` that it names.
@@ -116,7 +123,8 @@ class HttpFront:
         self._keys_stamp = await asyncio.to_thread(self._stamp)
         path = self._live.keys_file
         self._keys = None if path is None else await asyncio.to_thread(load_keys, path)
-        self._edge.configure(self._live, self._keys)
+        for edge in self._edges:
+            edge.configure(self._live, self._keys)
         for name in self._dispatchers:
             self._weigh(name)
 

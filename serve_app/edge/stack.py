@@ -19,10 +19,11 @@ class Edge:
     """Call `configure` before the first request and whenever settings or keys change; requests that are under way go
     on as they began."""
 
-    def __init__(self, api: ASGIApp, *, announce_request_id: bool = True) -> None:
+    def __init__(self, api: ASGIApp, *, accounts: Accounts | None = None, announce_request_id: bool = True) -> None:
+        """`accounts` may be shared with another edge round the same API."""
         self._api = api
         self._announce_request_id = announce_request_id
-        self._accounts = Accounts()
+        self._accounts = accounts or Accounts()
         self._stack: ASGIApp = api
 
     def configure(self, settings: LiveSettings, keys: KeyRing | None) -> None:
