@@ -17,7 +17,7 @@ from tests.conformance.server import MODEL, SHORT, Server
 
 pytestmark = pytest.mark.ray
 
-EXAMPLES = 150
+EXAMPLES = 90
 """Random requests per path, beside those that cover every bound of every field."""
 MIN_REQUESTS = 2000
 MIN_ANSWERS = 100
