@@ -11,8 +11,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from pydantic import BaseModel
 
-from tests.conformance.asking import SUM, SUM_ANSWER
+from serve_app.schemas.chat import ChatCompletionChunk
+from serve_app.schemas.completions import CompletionChunk
+from tests.conformance.asking import SUM, SUM_ANSWER, TOOLS, WEATHER
 from tests.conformance.server import MODEL, SHORT, Server
 
 pytestmark = pytest.mark.ray
@@ -40,6 +43,30 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
     (named,) = document["paths"]["/v1/models/{name}"]["get"]["parameters"]
     named["schema"] = {"enum": [SHORT]}
     return document
+
+
+CHAT_BODY = {"messages": WEATHER, "logprobs": True, "top_logprobs": 2, "n": 2}
+STREAMS: list[tuple[str, dict[str, Any], type[BaseModel]]] = [
+    ("/v1/chat/completions", CHAT_BODY, ChatCompletionChunk),
+    ("/v1/chat/completions", {**CHAT_BODY, "tools": TOOLS, "tool_choice": "required"}, ChatCompletionChunk),
+    ("/v1/completions", {"prompt": ["Once upon a time,", [5]], "logprobs": 2}, CompletionChunk),
+    ("/v1/completions", {"prompt": "Once upon a time,", "echo": True}, CompletionChunk),
+]
+
+
+@pytest.mark.parametrize(("path", "fields", "chunk"), STREAMS)
+def test_events_are_as_documented(
+    http: httpx.Client, path: str, fields: dict[str, Any], chunk: type[BaseModel]
+) -> None:
+    """Which schemathesis leaves alone: a schema inside of a text."""
+    fixed = {"model": MODEL, "max_tokens": 30, "stream": True, "stream_options": {"include_usage": True}}
+    response = http.post(path, json={**fixed, **fields})
+    assert response.headers["content-type"].partition(";")[0] == "text/event-stream"
+    events = response.text.removesuffix("\n\n").split("\n\n")
+    assert events[-1] == "data: [DONE]"
+    assert len(events) > 3
+    for event in events[:-1]:
+        chunk.model_validate_json(event.removeprefix("data: "), strict=True)
 
 
 def test_generated_requests(server: Server, http: httpx.Client, client: openai.OpenAI, tmp_path: Path) -> None:
