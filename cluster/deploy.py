@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+from ray.exceptions import AuthenticationError
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from actors.errors import ConfigurationError, ExlpoolError
@@ -83,7 +84,7 @@ def deploy(document: dict[str, Any], address: str, *, timeout_s: float, report: 
         client = ServeSubmissionClient(address)
         before = _deployed_at(client.get_serve_details())
         client.deploy_applications(document)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
         raise ConfigurationError(f"Cannot deploy to {address}: {_first_line(error)}") from None
     started_s = time.monotonic()
     told: dict[str, str] = {}

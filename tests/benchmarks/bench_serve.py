@@ -17,6 +17,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
+import os
 import statistics
 import time
 from collections.abc import AsyncIterator
@@ -24,11 +26,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import psutil
+import ray
 from fastapi import FastAPI
 from ray import serve
 from starlette.responses import StreamingResponse
 
-from actors.ray_session import ensure_ray
 from serve_app import build_app
 from serve_app.config import serve_config
 from tests.benchmarks.bench_streaming import CONFIG, STEP_S, PerRequestWorker, prompt_of
@@ -36,6 +38,8 @@ from tests.serve_app.running import free_port
 
 WARM_TOKENS = 20
 UNBOUNDED = 10_000
+LOGICAL_CPUS = 8
+"""Each of the recipe's replicas claims one, as is Serve's default, however many the machine has."""
 recipe_api = FastAPI()
 
 
@@ -169,7 +173,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
-    ensure_ray("local")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=LOGICAL_CPUS, include_dashboard=False, logging_level=logging.ERROR)
     port, direct_port = free_port(), free_port()
     serve.start(
         proxy_location="HeadOnly",

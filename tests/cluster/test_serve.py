@@ -1,0 +1,155 @@
+"""`exlpool serve` as a real process: it serves, it refuses what is unsafe, and nothing of it is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from serve_app.keys import load_keys
+from tests.cluster.conftest import Exlpool
+from tests.processes import marked, marked_environment
+from tests.serve_app.running import ask, free_port
+
+STOP_WITHIN_S = 10.0
+
+
+@dataclass
+class Command:
+    """A running `exlpool serve`, and what it has said so far."""
+
+    process: subprocess.Popen[str]
+    port: int
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def wait_for_url(self) -> None:
+        """The URL is printed when the server is ready."""
+        threading.Thread(target=self._read_errors, daemon=True).start()
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().strip() == self.url, "".join(self.errors)
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        self.errors.extend(self.process.stderr)
+
+    def interrupt(self) -> int:
+        """Ctrl-C, as a terminal sends it: to the whole group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(STOP_WITHIN_S)
+
+
+@contextlib.contextmanager
+def serving(mark: str, *arguments: str) -> Iterator[Command]:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from cluster.cli import main; main()", "serve", "--port", str(port), *arguments],
+        env=marked_environment(mark),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        command = Command(process, port)
+        command.wait_for_url()
+        yield command
+    finally:
+        process.kill()
+
+
+@pytest.mark.ray
+def test_it_serves_until_ctrl_c_and_leaves_nothing(mark: str, eventually: Callable[..., None]) -> None:
+    with serving(
+        mark, "--engine", "simulated", "--workers", "2", "--cpus-per-worker", "0.5", "--name", "sim"
+    ) as command:
+        assert httpx.get(f"{command.url}/ready").status_code == 200
+        answer = httpx.post(f"{command.url}/v1/completions", json=ask(3, stream=False))
+        assert answer.json()["usage"]["completion_tokens"] == 3
+        assert listening(mark, command.port) == {"127.0.0.1"}
+        with httpx.stream("POST", f"{command.url}/v1/completions", json=ask(4000)) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            assert command.interrupt() == 0
+            with contextlib.suppress(httpx.HTTPError):
+                assert list(lines)[-1] != "data: [DONE]", "a stream that was cut off never looks finished"
+        eventually(lambda: not marked(mark), timeout_s=STOP_WITHIN_S)
+    told = "".join(command.errors)
+    assert "curl -N" in told
+    assert "Traceback" not in told
+
+
+def listening(mark: str, port: int) -> set[str]:
+    """The addresses on which the marked processes listen at a port."""
+    found = set()
+    for process in marked(mark):
+        with contextlib.suppress(psutil.Error):
+            found |= {
+                one.laddr.ip for one in process.net_connections("tcp") if one.laddr.port == port and not one.raddr
+            }
+    return found
+
+
+@pytest.mark.ray
+def test_with_a_key_only_who_shows_it_is_served(mark: str, tmp_path: Path, exlpool: Exlpool) -> None:
+    keys = tmp_path / "keys.yaml"
+    key = exlpool("keys", "new", "alice", "--file", keys).out.strip()
+    with serving(mark, "--engine", "simulated", "--name", "sim", "--keys-file", str(keys)) as command:
+        body = ask(3, stream=False)
+        url = f"{command.url}/v1/completions"
+        assert httpx.post(url, json=body).status_code == 401
+        assert httpx.post(url, json=body, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        command.interrupt()
+    assert key not in "".join(command.errors)
+
+
+def test_a_port_that_is_taken_is_told_at_once(exlpool: Exlpool) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = exlpool("serve", "--port", taken.getsockname()[1], "--engine", "simulated")
+    assert done.status == 2
+    assert "in use" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--host", "0.0.0.0"], "Without keys"),
+        (["--host", "::"], "Without keys"),
+        (["--host", "somewhere"], "IP address"),
+        (["--keys-file", "/nowhere/keys.yaml"], "/nowhere/keys.yaml"),
+        (["--model", "/nowhere/model"], "/nowhere/model"),
+        (["--config", "/nowhere/serve.yaml"], "/nowhere/serve.yaml"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_starts(exlpool: Exlpool, arguments: list[str], told: str) -> None:
+    done = exlpool("serve", "--port", free_port(), *arguments)
+    assert done.status == 2
+    assert told in " ".join(done.err.split())
+
+
+def test_a_key_is_printed_once_and_its_line_is_good(exlpool: Exlpool, tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    made = exlpool("keys", "new", "alice", "--weight", "2", "--requests-per-minute", "30", "--file", file)
+    key = made.out.strip()
+    assert key.startswith("exl-")
+    assert key not in made.err
+    found = load_keys(file).find(key)
+    assert found is not None
+    assert (found.tenant, found.weight, found.requests_per_minute) == ("alice", 2.0, 30.0)
+    assert exlpool("keys", "new", "alice", "--weight", "0").status == 2

@@ -1,0 +1,162 @@
+"""`exlpool deploy`: every key is checked, and the command ends when the applications run, or says why they do not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+import cluster
+from tests.cluster.conftest import Exlpool
+from tests.processes import marked_environment
+from tests.serve_app.running import ask, free_port
+
+EXAMPLE = Path(cluster.__file__).parent / "serve.yaml"
+CHANGE_S = 60.0
+
+
+def document(port: int = 8000, *, user_config: dict[str, Any] | None = None, **args: Any) -> dict[str, Any]:
+    args = {"name": "sim", "engine": "simulated", "cpus_per_worker": 0.1, "fronts": {"max_replicas": 1}} | args
+    application: dict[str, Any] = {"name": "exlpool", "import_path": "serve_app:build_app", "args": args}
+    if user_config is not None:
+        application["deployments"] = [{"name": "HttpFront", "user_config": user_config}]
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": "127.0.0.1", "port": port},
+        "logging_config": {"log_level": "ERROR"},
+        "applications": [application],
+    }
+
+
+def write(path: Path, content: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_the_example_is_right(exlpool: Exlpool) -> None:
+    assert exlpool("deploy", EXAMPLE, "--check").status == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("applications:", "aplications:", "'applications'"),
+        ("user_config:", "user_confi:", "'user_config'"),
+        ("http_options:", "http_option:", "'http_options'"),
+        ("  port: 8000", "  porrt: 8000", "'port'"),
+        ("workers: 2", "workerz: 2", "workerz"),
+        ("max_body_bytes: 16777216", "max_body: 1", "max_body"),
+        ("access_log: true", "access_log: maybe", "access_log"),
+        ("host: 127.0.0.1", "host: 0.0.0.0", "Without keys"),
+        ("max_replicas: 4", "max_replicas: 0", "max_replicas"),
+        ("applications:", "[", "not valid YAML"),
+    ],
+)
+def test_a_slip_of_the_pen_is_told(exlpool: Exlpool, tmp_path: Path, old: str, new: str, told: str) -> None:
+    text = EXAMPLE.read_text()
+    assert text.count(old) == 1
+    file = tmp_path / "serve.yaml"
+    file.write_text(text.replace(old, new))
+    done = exlpool("deploy", file, "--check")
+    assert done.status == 2
+    assert told in done.err
+
+
+def test_no_cluster_is_told(exlpool: Exlpool, tmp_path: Path) -> None:
+    file = write(tmp_path / "serve.yaml", document())
+    done = exlpool("deploy", file, "--address", f"http://127.0.0.1:{free_port()}")
+    assert done.status == 2
+    assert "Cannot deploy" in done.err
+
+
+@dataclass(frozen=True)
+class Cluster:
+    dashboard: str
+    process: psutil.Process
+
+
+@pytest.fixture(scope="module")
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster as an administrator starts it, with a dashboard; gone with its process."""
+    dashboard, folder = free_port(), Path("/tmp") / f"ray-{os.getpid()}"
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port", str(free_port())]
+    options = ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--num-cpus", "4"]
+    ports = [
+        "--ray-client-server-port",
+        str(free_port()),
+        "--dashboard-agent-listen-port",
+        "0",
+        "--metrics-export-port",
+        "0",
+    ]
+    environment = marked_environment("deploy-test") | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    environment["PYTHONPATH"] = str(Path(cluster.__file__).parent.parent)
+    head = subprocess.Popen(
+        [*command, *options, *ports, "--temp-dir", str(folder)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    process = psutil.Process(head.pid)
+    try:
+        yield Cluster(f"http://127.0.0.1:{dashboard}", process)
+    finally:
+        started = [*process.children(recursive=True), process]
+        for one in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(started, timeout=10)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+def test_it_waits_until_it_runs_and_tells_why_it_does_not(
+    ray_head: Cluster, exlpool: Exlpool, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    eventually(lambda: _answers(ray_head.dashboard), timeout_s=60.0)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+
+    def deploy(**settings: Any) -> Any:
+        file = write(tmp_path / "serve.yaml", document(port, **settings))
+        return exlpool("deploy", file, "--address", ray_head.dashboard, "--timeout-s", "120")
+
+    done = deploy()
+    assert done.status == 0, done.err
+    assert "RUNNING" in done.err
+    assert httpx.post(f"{url}/v1/completions", json=ask(3, stream=False)).status_code == 200
+
+    fronts = _front_pids(ray_head)
+    done = deploy(user_config={"max_body_bytes": 1024})
+    assert done.status == 0, done.err
+    eventually(lambda: _status_of_large_body(url) == 413, timeout_s=CHANGE_S)
+    assert _front_pids(ray_head) == fronts, "a live setting needs no restart"
+
+    done = deploy(simulated={"fail_load": True})
+    assert done.status == 2
+    assert "exlpool: ModelError" in done.err
+
+
+def _answers(dashboard: str) -> bool:
+    try:
+        return httpx.get(f"{dashboard}/api/version", timeout=2.0).status_code in (200, 401)
+    except httpx.HTTPError:
+        return False
+
+
+def _front_pids(head: Cluster) -> set[int]:
+    return {one.pid for one in head.process.children(recursive=True) if "HttpFront" in " ".join(one.cmdline())}
+
+
+def _status_of_large_body(url: str) -> int:
+    return httpx.post(f"{url}/v1/completions", content=b"x" * 2000).status_code
