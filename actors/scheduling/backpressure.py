@@ -60,14 +60,15 @@ class WaitEstimator:
         """Estimated seconds until a request starts, with `work_ahead` worker-seconds before it and `place_wait_s`
         until its best worker has room (None: nobody looked; then that of recent others)."""
         place_s = self._place_wait_s if place_wait_s is None else place_wait_s
-        return self._scale * (work_ahead / self._workers + place_s)
+        return self.scale * (work_ahead / self._workers + place_s)
 
     def drain_s(self, work: float) -> float:
         """Seconds that the workers that are up need for so much work."""
-        return self._scale * work / self._workers
+        return self.scale * work / self._workers
 
     @property
-    def _scale(self) -> float:
+    def scale(self) -> float:
+        """What waits turn out to be, in terms of the work that was ahead, lately."""
         low, high = SCALE_BOUNDS
         return min(max(self._real_s / self._estimated_s, low), high)
 
@@ -76,10 +77,11 @@ class WaitEstimator:
         if place_wait_s < 1e6:
             self._place_wait_s += 0.1 * (place_wait_s - self._place_wait_s)
 
-    def started(self, estimated_s: float, real_s: float) -> None:
-        """A request that had to wait started after `real_s`; `estimated_s` had been foreseen."""
+    def started(self, estimated_s: float, real_s: float, scale: float | None = None) -> None:
+        """A request that had to wait started after `real_s`; `estimated_s` had been foreseen, with the `scale` of that
+        time (None: it is still the same)."""
         error_s = real_s - estimated_s
-        self._estimated_s = KEEP * self._estimated_s + estimated_s / self._scale
+        self._estimated_s = KEEP * self._estimated_s + estimated_s / (scale or self.scale)
         self._real_s = KEEP * self._real_s + real_s
         self._count += 1
         self._weight = KEEP * self._weight + 1.0

@@ -188,7 +188,7 @@ class Scheduler:
         waited_s = self.now_s - request.arrived_s
         overtaken = request.overtakers != self._foreground_starts and not request.foreground
         if not overtaken and not math.isnan(request.estimated_wait_s):
-            self.waits.started(request.estimated_wait_s, waited_s)
+            self.waits.started(request.estimated_wait_s, waited_s, request.wait_scale)
         self._foreground_starts += request.foreground
         pages = self.fleet.known.leading(admission.page_hashes, 1 << worker.index)
         miss_tokens = admission.prompt_tokens - pages * PAGE_TOKENS

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from actors.paging import PAGE_TOKENS
 from actors.scheduling.fleet import PROFILE_STEPS, Column, Fleet
-from actors.scheduling.policies import Candidates, Floats, Policy, cost_s
+from actors.scheduling.policies import BATCH_DECODE_WEIGHT, DECODE_WEIGHT, Candidates, Floats, Policy, cost_s
 from actors.scheduling.records import PEAK_HALF_LIFE_S, Request, Worker, WorkerStatus, fits
 
 PEAK_MARGIN = 1.25
@@ -47,7 +47,19 @@ def price_s(request: Request, worker: Worker, fleet: Fleet) -> float:
     resident = fleet.known.leading(admission.page_hashes, 1 << worker.index)
     tokens = worker.pending_prefill_tokens + admission.prompt_tokens - PAGE_TOKENS * resident
     batch = float(len(worker.attempts))
-    return cost_s(request.expected_tokens, float(tokens), batch, times.base_s, times.per_job_s, times.prefill_s)
+    return cost_s(
+        request.expected_tokens,
+        float(tokens),
+        batch,
+        times.base_s,
+        times.per_job_s,
+        times.prefill_s,
+        _decode_weight(request),
+    )
+
+
+def _decode_weight(request: Request) -> float:
+    return DECODE_WEIGHT if request.foreground else BATCH_DECODE_WEIGHT
 
 
 class Placement:
@@ -97,6 +109,7 @@ class Placement:
             base_s=state[Column.BASE_S],
             per_job_s=state[Column.PER_JOB_S],
             prefill_s=state[Column.PREFILL_S],
+            decode_weight=_decode_weight(request),
         )
         scores = np.where(eligible, self._policy.score(candidates), np.inf)
         index = int(scores.argmin())

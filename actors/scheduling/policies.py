@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from actors.errors import ConfigurationError
 
 DECODE_WEIGHT = 0.3
-"""Found in the simulator: 0.3 gained 1 point of goodput over 1, 2.6 where half of the workers are slow, and 1.5 % of
-the time of a data set over unequal workers."""
+"""What a second of own decode counts beside a second of waiting, where somebody reads along. Found in the simulator:
+0.3 gained 0.3 points of goodput over 1, and 2.5 where half of the workers are slow."""
+BATCH_DECODE_WEIGHT = 1.0
+"""The same in class batch, where only the end counts: at the end of a data set slow workers stop in time."""
 Floats = NDArray[np.float64]
 Number = TypeVar("Number", float, Floats)
 
@@ -45,6 +47,7 @@ class Candidates:
     base_s: Floats
     per_job_s: Floats
     prefill_s: Floats
+    decode_weight: float = DECODE_WEIGHT
 
 
 class Policy(Protocol):
@@ -73,7 +76,7 @@ class Cost(_Stateless):
 
     Every prefill step delays all who decode there, hence the weight: it is LMETRIC's product, in seconds, so that
     unequal workers and waits compare. Own decode weighs less than waiting for a first token (`DECODE_WEIGHT`): somebody
-    who reads along feels a second less, and a slow worker that would stand idle is not spared.
+    who reads along feels a second less, and a slow worker that would stand idle is not spared. Not so in class batch.
     """
 
     holds = True
@@ -81,15 +84,23 @@ class Cost(_Stateless):
     def score(self, candidates: Candidates) -> Floats:
         c = candidates
         prefill_tokens = c.pending_prefill_tokens + c.miss_tokens
-        return c.wait_s + cost_s(c.expected_tokens, prefill_tokens, c.batch, c.base_s, c.per_job_s, c.prefill_s)
+        return c.wait_s + cost_s(
+            c.expected_tokens, prefill_tokens, c.batch, c.base_s, c.per_job_s, c.prefill_s, c.decode_weight
+        )
 
 
 def cost_s(
-    expected_tokens: float, prefill_tokens: Number, batch: Number, base_s: Number, per_job_s: Number, prefill_s: Number
+    expected_tokens: float,
+    prefill_tokens: Number,
+    batch: Number,
+    base_s: Number,
+    per_job_s: Number,
+    prefill_s: Number,
+    decode_weight: float = DECODE_WEIGHT,
 ) -> Number:
     """What `Cost` adds to the wait, for one worker or for many at once."""
     crowd = batch + 1.0
-    return crowd * prefill_tokens * prefill_s + DECODE_WEIGHT * expected_tokens * (base_s + per_job_s * crowd)
+    return crowd * prefill_tokens * prefill_s + decode_weight * expected_tokens * (base_s + per_job_s * crowd)
 
 
 class Lmetric(_Stateless):

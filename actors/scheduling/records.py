@@ -75,6 +75,8 @@ class Request:
     """Worker-seconds that were before it when it arrived."""
     estimated_wait_s: float = math.nan
     """What was foreseen at its arrival; no number where it could not be, or did not have to be, foreseen."""
+    wait_scale: float = 1.0
+    """By how much the estimator corrected it then."""
 
     # While it is granted or runs.
     worker: Worker | None = None

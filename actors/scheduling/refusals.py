@@ -76,7 +76,7 @@ class Refusals:
         place_wait_s = request.place_wait_s if request.wants >= 0 else None
         if place_wait_s is not None:
             waits.looked(place_wait_s)
-        request.estimated_wait_s = waits.wait_s(request.work_ahead, place_wait_s)
+        request.estimated_wait_s, request.wait_scale = waits.wait_s(request.work_ahead, place_wait_s), waits.scale
         bound_s = request.deadline_s - request.arrived_s
         if request.estimated_wait_s <= bound_s or request.admission.attempt > 1:
             return

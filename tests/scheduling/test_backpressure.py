@@ -80,6 +80,16 @@ def test_estimates_are_corrected_by_what_happened() -> None:
     assert waits.wait_s(10.0, 0.0) == pytest.approx(5.0, rel=0.05)
 
 
+def test_old_estimates_are_compared_by_the_correction_of_their_time() -> None:
+    """A thousand came at once and were all told 10 s; they wait 5 s: the correction settles at a half, whatever it was
+    when they started."""
+    waits = WaitEstimator(fleet_of(1), seed=0)
+    told_s, scale = waits.wait_s(10.0, 0.0), waits.scale
+    for _ in range(1000):
+        waits.started(told_s, 5.0, scale)
+    assert waits.wait_s(10.0, 0.0) == pytest.approx(5.0, rel=0.01)
+
+
 @pytest.mark.parametrize(("real_s", "scale"), [(0.0, SCALE_BOUNDS[0]), (1e5, SCALE_BOUNDS[1])])
 def test_the_correction_is_bounded(real_s: float, scale: float) -> None:
     waits = WaitEstimator(fleet_of(1), seed=0)
