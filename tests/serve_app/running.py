@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
+import psutil
 import ray
 from ray import serve
 
@@ -91,6 +92,17 @@ def ask(tokens: int, *, stream: bool = True, prompt: Any = None, **options: Any)
         "stream": stream,
         **options,
     }
+
+
+def processes(*parts: str) -> list[psutil.Process]:
+    """The cluster's processes whose name holds every part."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            if command.startswith("ray::") and all(part in command for part in parts):
+                found.append(process)
+    return found
 
 
 async def read_stream(http: httpx.AsyncClient, url: str, body: dict[str, Any]) -> list[str]:

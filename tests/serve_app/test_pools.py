@@ -20,22 +20,11 @@ from actors.ray_session import NAMESPACE
 from serve_app.keeper import GRACE_S
 from serve_app.keys import add_line, entry_line, new_key
 from serve_app.pools import keeper_name
-from tests.serve_app.running import MODEL, Running, ask, http_client, read_stream, running, until
+from tests.serve_app.running import MODEL, Running, ask, http_client, processes, read_stream, running, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 Eventually = Callable[..., None]
-
-
-def processes(*parts: str) -> list[psutil.Process]:
-    """The cluster's processes whose name holds every part."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            command = " ".join(process.cmdline())
-            if command.startswith("ray::") and all(part in command for part in parts):
-                found.append(process)
-    return found
 
 
 def is_there(name: str) -> bool:
