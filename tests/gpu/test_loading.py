@@ -16,6 +16,7 @@ from actors.config import EngineConfig
 from actors.engines.base import LoadProgress
 from actors.engines.cpu import CpuEngine
 from actors.engines.registry import create_engine
+from actors.errors import ModelError
 from tests.engines.cpu.harness import Outcome, run
 from tests.gpu.conftest import LoadEngine
 from tests.gpu.expected import assert_equal_where_sure, cpu_outcomes, greedy_job, prompts
@@ -50,16 +51,25 @@ def test_a_split_by_hand_loads_on_one_gpu(load_engine: LoadEngine) -> None:
 
 
 def test_a_split_that_is_too_small_is_told_as_missing_memory() -> None:
-    from actors.errors import ModelError
-
     engine = create_engine(EngineConfig(engine="exllamav2", cache_tokens=8192, exllamav2={"gpu_split": (0.001,)}))
     with pytest.raises(ModelError, match="GPU memory"):
         engine.load(lambda _: None)
     engine.close()
 
 
-def test_tensor_parallel_over_the_gpus_there_are(load_engine: LoadEngine) -> None:
-    assert check(load_engine(exllamav2={"tensor_parallel": True}), cpu_outcomes()) > 500
+def test_tensor_parallel_gives_the_logits_of_one_gpu(load_engine: LoadEngine, random_exl2: Path) -> None:
+    jobs = [greedy_job(number, range(300 + number, 340 + number), 1, logprobs=5) for number in range(4)]
+    alone = run(load_engine(model=random_exl2, engine="auto"), *jobs)
+    parallel = run(load_engine(model=random_exl2, engine="auto", exllamav2={"tensor_parallel": True}), *jobs)
+    for number in range(4):
+        mine, other = parallel[number].logprobs[0], alone[number].logprobs[0]
+        assert mine.top[0][1] == pytest.approx(other.top[0][1], abs=0.1)
+
+
+def test_weights_that_cannot_be_split_are_refused_before_they_are_read() -> None:
+    engine = create_engine(EngineConfig(engine="exllamav2", exllamav2={"tensor_parallel": True}))
+    with pytest.raises(ModelError, match="tensor_parallel splits EXL2 weights only"):
+        engine.load(lambda _: None)
 
 
 def test_progress_counts_to_the_end() -> None:

@@ -79,7 +79,7 @@ def _told_as_model_error(path: Path) -> Iterator[None]:
     except ExlpoolError:
         raise
     except (AssertionError, ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        raise ModelError(f"ExLlamaV2 cannot load {path}: {str(error).strip(' #') or type(error).__name__}.") from error
+        raise ModelError(f"ExLlamaV2 cannot load {path}: {str(error).strip(' #.') or type(error).__name__}.") from error
 
 
 def make_tokenizer(library_config: Any) -> ExLlamaV2Tokenizer:

@@ -70,6 +70,11 @@ def load_weights(config: EngineConfig, path: Path, progress: ProgressCallback) -
     directory = inspect_model_dir(path)
     if not torch.cuda.is_available():
         raise ModelError("ExLlamaV2 needs an NVIDIA GPU and torch with CUDA, and this process sees none.")
+    if config.exllamav2.tensor_parallel and directory.kind is not WeightKind.EXL2:
+        raise ModelError(
+            f"exllamav2.tensor_parallel splits EXL2 weights only, and {path} holds {directory.kind} ones: "
+            "leave it off, and they are spread over the GPUs by layers."
+        )
     library_config, context_tokens = prepare_config(config, directory)
     paged = choose_attention(library_config)
     cache_tokens = config.cache_tokens
