@@ -13,16 +13,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from actors.engine_jobs import ThreadJob, failed_with, finished_by, joined
 from actors.engines.base import Emitted, Ended, Engine, EngineEvent, EngineJob, LoadProgress, Prefilled, Started
 from actors.errors import EngineFailure, ExlpoolError, FatalEngineError
 from actors.messages import (
     AttemptFinished,
     AttemptStarted,
     Finished,
-    FinishReason,
     GenerationRequest,
     StepSample,
-    TokenLogprobs,
     WorkerLimits,
 )
 from actors.outputs import OutputColumns
@@ -93,19 +92,6 @@ class StepNews:
         return not told and self.resident_pages is None
 
 
-@dataclass(slots=True)
-class _Job:
-    """`kept` is what was generated so far for a front that reads only the whole."""
-
-    front_id: str
-    request: GenerationRequest
-    submitted_at_s: float
-    started_at_s: float | None = None
-    cached_tokens: int = 0
-    emitted: bool = False
-    kept: list[Emitted] = field(default_factory=list)
-
-
 class EngineThread:
     """Runs an engine until it is stopped or its engine is beyond repair.
 
@@ -128,7 +114,7 @@ class EngineThread:
         self._on_step = on_step
         self._on_end = on_end
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, ThreadJob] = {}
         self._ids: dict[tuple[str, int], int] = {}
         self._next_id = 1
         self._stopping = False
@@ -219,7 +205,7 @@ class EngineThread:
         request = command.request
         job_id = self._next_id
         self._next_id += 1
-        job = _Job(command.front_id, request, time.monotonic())
+        job = ThreadJob(command.front_id, request, time.monotonic())
         engine_job = EngineJob(
             job_id=job_id,
             token_ids=request.token_ids,
@@ -232,13 +218,13 @@ class EngineThread:
         except FatalEngineError:
             raise
         except ExlpoolError as error:
-            self._finish(job, _failed(request, error), news)
+            self._finish(job, failed_with(request, error), news)
             return
         except Exception as error:
             # The protocol promises that a refused job has touched nothing, so the others go on whatever this is.
             logger.exception("The engine could not take a job up")
             failure = EngineFailure(f"The engine could not take the request up: {type(error).__name__}: {error}")
-            self._finish(job, _failed(request, failure), news)
+            self._finish(job, failed_with(request, failure), news)
             return
         self._jobs[job_id] = job
         self._ids[command.front_id, request.ticket] = job_id
@@ -268,7 +254,7 @@ class EngineThread:
     def _recover(self, engine: Engine, error: Exception, news: StepNews) -> None:
         failure = EngineFailure(f"The engine failed in a step: {type(error).__name__}: {error}")
         for job in self._jobs.values():
-            self._finish(job, _failed(job.request, failure), news)
+            self._finish(job, failed_with(job.request, failure), news)
         self._jobs.clear()
         self._ids.clear()
         engine.reset()
@@ -276,7 +262,7 @@ class EngineThread:
 
     def _apply(self, events: list[EngineEvent], duration_s: float, news: StepNews) -> None:
         prefill_tokens = decoded = 0
-        started: list[_Job] = []
+        started: list[ThreadJob] = []
         for event in events:
             job = self._jobs[event.job_id]
             match event:
@@ -293,11 +279,11 @@ class EngineThread:
                 case Ended():
                     del self._jobs[event.job_id]
                     del self._ids[job.front_id, job.request.ticket]
-                    self._finish(job, _finished(job, event), news)
+                    self._finish(job, finished_by(job, event), news)
         news.started = [AttemptStarted(j.request.request_id, j.request.attempt, j.cached_tokens) for j in started]
         news.sample = StepSample(duration_s, prefill_tokens, decoded)
 
-    def _emit(self, job: _Job, event: Emitted, news: StepNews) -> None:
+    def _emit(self, job: ThreadJob, event: Emitted, news: StepNews) -> None:
         if not job.emitted:
             job.emitted = True
             news.first_tokens.append((job.request.request_id, job.request.attempt))
@@ -309,11 +295,11 @@ class EngineThread:
             columns = news.outputs[job.front_id] = OutputColumns()
         columns.add(job.request.ticket, event.text, event.token_ids, event.logprobs)
 
-    def _finish(self, job: _Job, finished: Finished, news: StepNews) -> None:
+    def _finish(self, job: ThreadJob, finished: Finished, news: StepNews) -> None:
         request = job.request
         columns = news.outputs.setdefault(job.front_id, OutputColumns())
         if job.kept:
-            columns.add(request.ticket, *_joined(job.kept))
+            columns.add(request.ticket, *joined(job.kept))
         columns.finish(request.ticket, finished)
         news.finished.append(AttemptFinished(request.request_id, request.attempt, finished.completion_tokens))
 
@@ -324,30 +310,3 @@ class EngineThread:
         capacity = engine.capacity()
         news.free_pages = capacity.free_pages
         news.active_jobs = capacity.active_jobs
-
-
-def _joined(events: list[Emitted]) -> tuple[str, tuple[int, ...], tuple[TokenLogprobs, ...]]:
-    return (
-        "".join(event.text for event in events),
-        tuple(token_id for event in events for token_id in event.token_ids),
-        tuple(entry for event in events for entry in event.logprobs),
-    )
-
-
-def _finished(job: _Job, event: Ended) -> Finished:
-    return Finished(
-        reason=event.reason,
-        prompt_tokens=len(job.request.token_ids),
-        completion_tokens=event.completion_tokens,
-        cached_tokens=event.cached_tokens,
-        stop_token_id=event.stop_token_id,
-        stop_string=event.stop_string,
-        queue_s=(job.started_at_s or time.monotonic()) - job.submitted_at_s,
-        prefill_s=event.prefill_s,
-        generate_s=event.generate_s,
-        error=event.error,
-    )
-
-
-def _failed(request: GenerationRequest, error: Exception) -> Finished:
-    return Finished(reason=FinishReason.ERROR, prompt_tokens=len(request.token_ids), completion_tokens=0, error=error)
