@@ -1,7 +1,7 @@
 """What HTTP costs: this server beside the plain Ray Serve streaming recipe, with the same simulated engine.
 
-The engine's step takes 20 ms. The recipe is two deployments: a FastAPI ingress that returns a StreamingResponse, and a
-replica with the engine whose streaming generator, one per request, yields a chunk per token. `max_ongoing_requests` is
+The engine's step takes 20 ms. The recipe is two deployments: an ingress that returns a StreamingResponse, and a replica
+with the engine whose streaming generator, one per request, yields a chunk per token. `max_ongoing_requests` is
 raised so that it can run all streams at once; everything else is Serve's default. This server is asked through Serve's
 proxy, as the recipe is, and through its front's own listener.
 
@@ -27,8 +27,8 @@ from typing import Any
 
 import psutil
 import ray
-from fastapi import FastAPI
 from ray import serve
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from serve_app import build_app
@@ -40,7 +40,6 @@ WARM_TOKENS = 20
 UNBOUNDED = 10_000
 LOGICAL_CPUS = 8
 """Each of the recipe's replicas claims one, as is Serve's default, however many the machine has."""
-recipe_api = FastAPI()
 
 
 class RecipeEngine:
@@ -56,14 +55,12 @@ class RecipeEngine:
             yield text
 
 
-@serve.ingress(recipe_api)
 class RecipeIngress:
     def __init__(self, engine: Any) -> None:
         self._engine = engine.options(stream=True)
 
-    @recipe_api.post("/v1/completions")
-    async def complete(self, body: dict[str, Any]) -> StreamingResponse:
-        return StreamingResponse(self._events(body), media_type="text/event-stream")
+    async def __call__(self, request: Request) -> StreamingResponse:
+        return StreamingResponse(self._events(await request.json()), media_type="text/event-stream")
 
     async def _events(self, body: dict[str, Any]) -> AsyncIterator[str]:
         async for text in self._engine.generate.remote(tuple(body["prompt"]), body["max_tokens"]):
