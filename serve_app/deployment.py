@@ -64,7 +64,14 @@ class HttpFront:
         if config.listen is not None:
             self._edges.append(Edge(api, accounts=accounts))
             host, port = config.listen.host, config.listen.port
-            self._app = Listener(behind_proxy, self._edges[1], host=host, port=port, drain_s=config.drain_s)
+            self._app = Listener(
+                behind_proxy,
+                self._edges[1],
+                host=host,
+                port=port,
+                drain_s=config.drain_s,
+                head_timeout_s=config.body_timeout_s,
+            )
         await self._load_keys()
         self._tasks = [
             asyncio.create_task(self._follow(model, keeper))

@@ -13,10 +13,11 @@ import socket
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.protocol import with_head_timeout
+
 logger = logging.getLogger("ray.serve.exlpool")
 
 BACKLOG = 4096
-HEADER_BYTES = 64 * 1024
 KEEP_ALIVE_S = 75
 LAST_WORDS_S = 2.0
 """Time that connections have to end after their requests were cut off."""
@@ -26,20 +27,23 @@ class Listener:
     """Listens while the application behind it lives: from the end of its start-up to the begin of its shutdown, when
     it takes no more connections and lets requests end first. `app` is what Serve runs, `listened` what answers here."""
 
-    def __init__(self, app: ASGIApp, listened: ASGIApp, *, host: str, port: int, drain_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, listened: ASGIApp, *, host: str, port: int, drain_s: float, head_timeout_s: float
+    ) -> None:
         self._app = app
         self._host, self._port, self._drain_s = host, port, drain_s
         self._serving: asyncio.Task[None] | None = None
         self._server = uvicorn.Server(
             uvicorn.Config(
                 listened,
+                http=with_head_timeout(head_timeout_s),
+                ws="none",
                 lifespan="off",
                 log_config=None,
                 log_level="warning",
                 access_log=False,
                 server_header=False,
                 backlog=BACKLOG,
-                h11_max_incomplete_event_size=HEADER_BYTES,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(int(drain_s), 1),
             )

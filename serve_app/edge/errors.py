@@ -34,6 +34,13 @@ class BadContentLength(ExlpoolError):
     code = "invalid_request"
 
 
+class InvalidHttp(ExlpoolError):
+    """Not HTTP/1.1, or framed so that two readers could see different requests in it."""
+
+    status = 400
+    code = "invalid_request"
+
+
 class HeadersTooLarge(ExlpoolError):
     status = 431
     code = "headers_too_large"

@@ -12,8 +12,6 @@ from tests.conformance.server import Server
 
 TIMEOUT_S = 20.0
 """A server that says nothing for so long hangs."""
-OWN_WORDS = b"Invalid HTTP request received."
-"""The HTTP server's answer to what is no HTTP; nothing of ours sees that."""
 
 
 @dataclass(frozen=True, slots=True)
