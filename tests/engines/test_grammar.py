@@ -59,7 +59,7 @@ def random_text(mask: GrammarMask, random: Random) -> str:
     return TOKENIZER.decode(ids)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_random_choices_under_a_schema_are_valid_compact_json(compiler: GrammarCompiler, seed: int) -> None:
     text = random_text(compiler.mask("json_schema", PERSON), Random(seed))
@@ -71,7 +71,7 @@ def test_random_choices_under_a_schema_are_valid_compact_json(compiler: GrammarC
     assert '", "age": ' in text
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_random_choices_under_a_regex_match_it(compiler: GrammarCompiler, seed: int) -> None:
     text = random_text(compiler.mask("regex", r"(yes|no), [a-c]{1,4}\."), Random(seed))

@@ -147,6 +147,7 @@ def test_samplers_that_need_the_whole_row_get_it(sampler: dict[str, Any]) -> Non
     assert cut_of(sampling_params(**sampler)) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-60000, 60000, width=16), min_size=2, max_size=50))
 def test_candidates_come_most_likely_first_and_equal_ones_with_the_higher_id_first(values: list[float]) -> None:
     found = most_likely(torch.tensor([values]).half(), len(values))
