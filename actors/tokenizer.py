@@ -22,6 +22,7 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 _ROLE = re.compile(r"[A-Za-z_]{1,32}")
 _MAX_PROMPT_CHARACTERS = 16 * 1024 * 1024
+_LONG_CHARACTERS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class PromptEncoder:
             raise InvalidRequest("The prompt is empty.", param="prompt")
         _check_text(text)
         tokenizer = self._tokenizer if parse_special else self._plain
-        return tuple(tokenizer.encode(text, add_special_tokens=add_special).ids)
+        return tuple(_ids(tokenizer, text, add_special=add_special))
 
     def _encode_chat(self, messages: Sequence[Mapping[str, Any]], options: TemplateOptions) -> tuple[int, ...]:
         if self._template is None:
@@ -122,7 +123,7 @@ class PromptEncoder:
         token_ids: list[int] = []
         for piece, covered in shield.split(text):
             tokenizer = self._plain if covered else self._tokenizer
-            token_ids += tokenizer.encode(piece, add_special_tokens=False).ids
+            token_ids += _ids(tokenizer, piece, add_special=False)
         return tuple(token_ids)
 
 
@@ -193,6 +194,16 @@ def _token_id(value: Any, position: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < 0:
         raise InvalidRequest(f"Position {position} of the prompt is not a token id: {value!r}.", param="prompt")
     return index(value)
+
+
+def _ids(tokenizer: Tokenizer, text: str, *, add_special: bool) -> list[int]:
+    """Token ids of a text. For a long one most of the work is where each token stood, which only batches can leave."""
+    if len(text) < _LONG_CHARACTERS:
+        encoding = tokenizer.encode(text, add_special_tokens=add_special)
+    else:
+        (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=add_special)
+    ids: list[int] = encoding.ids
+    return ids
 
 
 def _check_text(text: str) -> None:

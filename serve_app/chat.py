@@ -72,7 +72,10 @@ async def prepare_chat(
     options = pool_options(request, caller, model.default_priority, limits, plan.sampling())
     with own_names(request):
         token_ids = await text.encode(
-            template_messages(request.messages, text), _template_options(request, plan), size=size
+            template_messages(request.messages, text),
+            _template_options(request, plan),
+            size=size,
+            room=model.max_tokens,
         )
     jobs = make_jobs([token_ids], options, request.n or 1)
     identity = Identity.new("chatcmpl", model.name, model.fingerprint)

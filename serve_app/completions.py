@@ -99,7 +99,8 @@ async def prepare_completion(
     )
     add_bos = request.add_bos_token is not False
     with own_names(request):
-        prompts = [await text.encode(prompt, size=size, add_special=add_bos) for prompt in request.prompts]
+        room = model.max_tokens
+        prompts = [await text.encode(prompt, size=size, room=room, add_special=add_bos) for prompt in request.prompts]
     jobs = make_jobs(prompts, options, n)
     echoes = [_echo(request, job.choice // n, job, text) for job in jobs]
     identity = Identity.new("cmpl", model.name, model.fingerprint)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from actors.engines.text import TokenPieces
+from actors.errors import ContextLengthExceeded
 from actors.front import LONG_PROMPT
 from actors.tokenizer import Prompt, PromptEncoder, TemplateOptions
 from serve_app.logprobs import TokenNames
 from serve_app.tools import ToolFormat, added_tokens, detect_format
+
+_NORMALIZED = 4
+"""Characters of which some tokenizer's normalization could make one."""
 
 
 class ModelText:
@@ -20,14 +24,29 @@ class ModelText:
         self.knows_developer = "developer" in (encoder.template_source or "")
         """Whether the chat template has a developer role of its own; elsewhere such messages are system messages."""
         self._encoder = encoder
+        self._longest_token = max(map(len, encoder.tokenizer.get_vocab()))
 
     async def encode(
-        self, prompt: Prompt, template: TemplateOptions | None = None, *, size: int, add_special: bool = True
+        self,
+        prompt: Prompt,
+        template: TemplateOptions | None = None,
+        *,
+        size: int,
+        room: int | None = None,
+        add_special: bool = True,
     ) -> tuple[int, ...]:
         """Token ids of a prompt. `size` is about how many characters it has: long ones leave the event loop alone.
+        What can never fit `room` tokens is not encoded at all.
 
+        :raises ContextLengthExceeded: it is far too long; a little too long is for others to find.
         :raises InvalidRequest: an empty prompt, messages that the template refuses, a model without a template.
         """
+        characters = _characters(prompt)
+        if room is not None and characters > room * self._longest_token * _NORMALIZED:
+            raise ContextLengthExceeded(
+                f"This model's maximum context length is {room} tokens, but the prompt has {characters} characters.",
+                param="prompt",
+            )
         if size < LONG_PROMPT:
             return self._encoder.encode(prompt, template, add_special=add_special)
         return await asyncio.to_thread(self._encoder.encode, prompt, template, add_special=add_special)
@@ -44,3 +63,13 @@ class ModelText:
 
     def _decode_all(self, token_ids: Sequence[int]) -> str:
         return str(self._encoder.tokenizer.decode(list(token_ids), skip_special_tokens=False))
+
+
+def _characters(prompt: Prompt) -> int:
+    """How much text a prompt holds."""
+    if isinstance(prompt, str):
+        return len(prompt)
+    contents = [message.get("content") for message in prompt if isinstance(message, Mapping)]
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
+    texts = [*contents, *(part.get("text") for part in parts)]
+    return sum(len(text) for text in texts if isinstance(text, str))

@@ -45,6 +45,15 @@ def test_text_is_encoded_as_transformers_does(encoder: PromptEncoder, oracle: An
     assert encoder.encode(text) == tuple(oracle(text).input_ids)
 
 
+def test_a_long_text_is_encoded_as_a_short_one(encoder: PromptEncoder) -> None:
+    line = "Once upon a time, there was <|eos|> a dög.  "
+    text = line * 1000
+    for parse_special in (True, False):
+        long = encoder.encode(text, parse_special=parse_special)
+        assert encoder.tokenizer.decode(long, skip_special_tokens=False) == BOS + text
+        assert specials(encoder, long).count(EOS) == (1000 if parse_special else 0)
+
+
 def test_text_may_name_special_tokens_unless_it_must_not(encoder: PromptEncoder) -> None:
     text = f"{USER}Hello!{EOS}{ASSISTANT}"
     assert specials(encoder, encoder.encode(text)) == [BOS, USER, EOS, ASSISTANT]

@@ -199,7 +199,9 @@ def test_the_largest_body(server: Server) -> None:
     frame = json.dumps({"model": SHORT, "messages": [{"role": "user", "content": "?"}]})
     body = frame.replace("?", "x" * (MAX_BODY_BYTES - len(frame) + 1)).encode()
     assert len(body) == MAX_BODY_BYTES
-    assert answer(server, with_body(server, body)).error()["code"] == "context_length_exceeded"
+    error = answer(server, with_body(server, body)).error()
+    assert error["code"] == "context_length_exceeded"
+    assert "characters" in str(error["message"])  # not tokens: it was not encoded only to be refused
     assert answer(server, with_body(server, body + b" ")).status == 413
 
 
