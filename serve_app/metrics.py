@@ -40,6 +40,7 @@ class Metrics:
         self._queue = _histogram("exlpool_queue_seconds", "Waiting for a place.", registry)
         self._first = _histogram("exlpool_first_token_seconds", "Time to the first token of a stream.", registry)
         self._gap = _histogram("exlpool_token_gap_seconds", "Between chunks of a stream.", registry, GAP_SECONDS)
+        self._gap_of: dict[str, Histogram] = {}
         self._tokens = Counter("exlpool_tokens", "Tokens by kind.", ("kind", *NAMES), registry=registry)
         self._pool = Gauge(
             "exlpool_pool", "The pool of a model, by what is counted.", ("what", *NAMES), registry=registry
@@ -52,7 +53,10 @@ class Metrics:
         self._first.labels(model, self._replica).observe(after_s)
 
     def later_tokens(self, model: str, gap_s: float, tokens: int) -> None:
-        self._gap.labels(model, self._replica).observe(gap_s)
+        gap = self._gap_of.get(model)  # asked for every chunk, so the series is not looked up by its labels
+        if gap is None:
+            gap = self._gap_of[model] = self._gap.labels(model, self._replica)
+        gap.observe(gap_s)
 
     def ended(self, record: RequestRecord) -> None:
         labels = (record.model, self._replica)
