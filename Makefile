@@ -18,6 +18,7 @@ serve: $(RUN_STAMP)  ## an OpenAI-compatible server at http://127.0.0.1:8000/v1,
 
 test: lint  ## everything: lint, types, import rules, all tests with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/coverage report --include='actors/scheduling/*.py' --omit='actors/scheduling/simulator/*' --skip-covered --fail-under=100
 
 lint: $(DEV_STAMP)  ## ruff, mypy strict, the import rules
 	$(BIN)/ruff check .
