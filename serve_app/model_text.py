@@ -41,15 +41,20 @@ class ModelText:
         :raises ContextLengthExceeded: it is far too long; a little too long is for others to find.
         :raises InvalidRequest: an empty prompt, messages that the template refuses, a model without a template.
         """
-        characters = _characters(prompt)
-        if room is not None and characters > room * self._longest_token * _NORMALIZED:
-            raise ContextLengthExceeded(
-                f"This model's maximum context length is {room} tokens, but the prompt has {characters} characters.",
-                param="prompt",
-            )
+        if room is not None:
+            self._refuse_hopeless(prompt, room)
         if size < LONG_PROMPT:
             return self._encoder.encode(prompt, template, add_special=add_special)
         return await asyncio.to_thread(self._encoder.encode, prompt, template, add_special=add_special)
+
+    def _refuse_hopeless(self, prompt: Prompt, room: int) -> None:
+        tokens, characters = _length(prompt)
+        if tokens < room and characters <= room * self._longest_token * _NORMALIZED:
+            return
+        size = f"{tokens} tokens" if tokens else f"{characters} characters"
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {room} tokens, but the prompt has {size}.", param="prompt"
+        )
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids; special tokens have none."""
@@ -65,11 +70,13 @@ class ModelText:
         return str(self._encoder.tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
 
-def _characters(prompt: Prompt) -> int:
-    """How much text a prompt holds."""
+def _length(prompt: Prompt) -> tuple[int, int]:
+    """How many token ids a prompt holds, and how many characters of text."""
     if isinstance(prompt, str):
-        return len(prompt)
+        return 0, len(prompt)
+    if prompt and isinstance(prompt[0], int):
+        return len(prompt), 0
     contents = [message.get("content") for message in prompt if isinstance(message, Mapping)]
     parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
     texts = [*contents, *(part.get("text") for part in parts)]
-    return sum(len(text) for text in texts if isinstance(text, str))
+    return 0, sum(len(text) for text in texts if isinstance(text, str))
