@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("bench_dispatch", "bench_streaming", "bench_engine", "bench_scaling")
+BENCHMARKS = ("bench_dispatch", "bench_streaming", "bench_serve", "bench_engine", "bench_scaling")
 
 
 def main() -> int:
