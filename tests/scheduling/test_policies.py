@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from actors.errors import ConfigurationError
-from actors.scheduling.policies import POLICIES, Candidates, Cost, Policy, cost_s, make_policy
+from actors.scheduling.policies import BATCH_DECODE_WEIGHT, POLICIES, Candidates, Cost, Policy, cost_s, make_policy
 
 
 def candidates(count: int = 3, expected_tokens: float = 100.0, **columns: Any) -> Candidates:
@@ -24,7 +24,7 @@ def candidates(count: int = 3, expected_tokens: float = 100.0, **columns: Any) -
         "per_job_s": [0.001] * count,
         "prefill_s": [0.0002] * count,
     }
-    arrays = {name: np.asarray(columns.get(name, value)) for name, value in values.items()}
+    arrays: dict[str, Any] = {name: np.asarray(columns.get(name, value)) for name, value in values.items()}
     return Candidates(expected_tokens=expected_tokens, **arrays)
 
 
@@ -130,3 +130,11 @@ def test_only_cost_holds() -> None:
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ConfigurationError, match="power_of_two, least_requests, round_robin"):
         make_policy("best", 0)
+
+
+def test_in_class_batch_own_decode_weighs_in_full() -> None:
+    """2 s of waiting against 3 s more of decoding: a reader starts at once, a data set waits for the faster worker."""
+    given = candidates(3, expected_tokens=100.0, wait_s=[0.0, 2.0, 9.0], base_s=[0.05, 0.02, 0.02])
+    assert best(Cost(), given) == 0
+    given.decode_weight = BATCH_DECODE_WEIGHT
+    assert best(Cost(), given) == 1
