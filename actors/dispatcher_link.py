@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from actors.batching import TurnBatch, link_task
@@ -23,6 +22,7 @@ from actors.errors import (
     PoolClosed,
 )
 from actors.messages import Admission, Grant, Refusal, RefusalReason
+from actors.ray_session import cancel_stream
 from actors.worker import STREAM_BACKPRESSURE
 
 RECONNECT_INTERVAL_S = 0.2
@@ -121,7 +121,7 @@ class DispatcherLink:
                 self._listening.clear()
                 await asyncio.sleep(RECONNECT_INTERVAL_S)
             finally:
-                ray.cancel(stream)
+                cancel_stream(stream)
 
     def _resume(self) -> None:
         """The dispatcher listens (again): ask for everything that is undecided."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from typing import Any
 
 import ray
 
@@ -52,6 +53,13 @@ def _require_reachable(target: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), REACH_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         raise ConfigurationError(f"Cannot connect to a Ray cluster at {target!r}: {error}.") from None
+
+
+def cancel_stream(stream: Any) -> None:
+    """End a stream at its producer. Without a connection the stream is gone already, and `ray.cancel` would quietly
+    start a new cluster to look for it."""
+    if ray.is_initialized():
+        ray.cancel(stream)
 
 
 def require_resources(*, cpus: float, gpus: float) -> None:

@@ -6,12 +6,12 @@ import asyncio
 import time
 from typing import Any
 
-import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from actors.batching import TurnBatch, link_task
 from actors.inbox import Inbox
 from actors.messages import GenerationRequest, StepOutput
+from actors.ray_session import cancel_stream
 from actors.worker import STREAM_BACKPRESSURE
 
 OPEN_TIMEOUT_S = 30.0
@@ -99,7 +99,7 @@ class WorkerLink:
                 self._lose(_first_line(error))
             return _first_line(error)
         finally:
-            ray.cancel(stream)
+            cancel_stream(stream)
         return f"worker {self.worker_id} closed its stream"
 
     def _distribute(self, output: StepOutput) -> None:

@@ -70,3 +70,37 @@ def test_no_process_is_left(how: str, mark: str, eventually: Callable[..., None]
     finally:
         script.kill()
         script.communicate(timeout=10)
+
+
+STREAMS_ON = """
+import asyncio
+import ray
+from actors import Pool
+
+async def main():
+    pool = Pool.start(engine="simulated", workers=1, cache_tokens=8192)
+    async for delta in pool.stream([5, 6, 7], max_new_tokens=20):
+        pass
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    pool.close()
+    assert others, "the front of this event loop reads its streams"
+    await asyncio.wait(others, timeout=20)
+    assert all(task.done() for task in others), others
+    print("connected:", ray.is_initialized())
+
+asyncio.run(main())
+"""
+
+
+def test_closing_inside_an_event_loop_starts_no_other_cluster(mark: str, eventually: Callable[..., None]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STREAMS_ON],
+        env=marked_environment(mark),
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1:] == ["connected: False"], done.stderr
+    assert "Traceback" not in done.stderr
+    eventually(lambda: not marked(mark), timeout_s=GONE_WITHIN_S)
