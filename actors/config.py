@@ -123,6 +123,14 @@ def load_config(path: Annotated[Path, "a YAML file"]) -> PoolConfig:
 
     :raises ConfigurationError: no such file, not YAML, or a wrong setting.
     """
+    return pool_config(**{str(key): value for key, value in read_settings(path).items()})
+
+
+def read_settings(path: Path) -> dict[Any, Any]:
+    """The mapping that a YAML file holds.
+
+    :raises ConfigurationError: it cannot be read, or holds none.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -131,4 +139,4 @@ def load_config(path: Annotated[Path, "a YAML file"]) -> PoolConfig:
         raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise ConfigurationError(f"{path} must hold a mapping of settings.")
-    return pool_config(**{str(key): value for key, value in values.items()})
+    return values

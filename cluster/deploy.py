@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.exceptions import AuthenticationError
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
+from actors.config import read_settings
 from actors.errors import ConfigurationError, ExlpoolError
 from cluster.deploy_local import check_exposure
 from cluster.deploy_schema import require_known_keys
@@ -42,14 +42,7 @@ def load_deployment(path: Path) -> dict[str, Any]:
 
     :raises ConfigurationError: it cannot be read, or something in it is unknown or wrong.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"Cannot read {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(document, dict):
-        raise ConfigurationError(f"{path} must hold a mapping, with `applications`.")
+    document = read_settings(path)
     require_known_keys(document)
     try:
         schema = ServeDeploySchema.model_validate(document)

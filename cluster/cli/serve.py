@@ -8,12 +8,11 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
-from actors import ConfigurationError
+from actors.config import read_settings
 from cluster.cli import options as opt
 from cluster.cli.console import errors, loading
 
@@ -66,7 +65,7 @@ def serve(
         remote_without_keys=remote_without_keys or None,
         log_content=log_content or None,
     )
-    settings = serve_config(**{**_settings(config), **given})
+    settings = serve_config(**{**({} if config is None else read_settings(config)), **given})
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.ExitStack() as stack:
         with loading() as progress:
@@ -145,21 +144,6 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
     app.command()(deploy)
     app.add_typer(keys_app, name="keys")
-
-
-def _settings(path: Path | None) -> dict[str, Any]:
-    """:raises ConfigurationError: the file cannot be read, or is no mapping."""
-    if path is None:
-        return {}
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"Cannot read {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(values, dict):
-        raise ConfigurationError(f"{path} must hold a mapping of settings.")
-    return values
 
 
 def _say_where(url: str, model: str, *, keys: bool) -> None:
