@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +17,12 @@ from tests.processes import marked
 WAIT_S = 30.0
 CLUSTER_CPUS = 8
 """Logical CPUs of the test cluster: more than the machine may have, since most test workers only sleep."""
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in the background with interrupts ignored, and processes of tests would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
