@@ -20,8 +20,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 GONE_WITHIN_S = 1.0
 SLOW_PREFILL_TOKENS_PER_S = 200.0
 LONG_PROMPT = list(range(10, 1510))
-ROUNDS = 4
-MAX_GROWTH_BYTES = 16 * 1024 * 1024
+WARM_UP_ROUNDS = 3
+"""In them the allocator takes what so many requests at a time need, less in each than in the one before."""
+ROUNDS = 6
+MAX_GROWTH_BYTES = 8 * 1024 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -147,4 +149,4 @@ async def test_no_request_is_lost_against_a_bound(app: Running) -> None:
             assert outcomes.total() == 200
             assert outcomes[200] >= 65, "all places are used"
             await until(lambda: is_idle(app), 5.0)
-    assert memory_bytes[-1] - memory_bytes[0] < MAX_GROWTH_BYTES
+    assert memory_bytes[-1] - memory_bytes[WARM_UP_ROUNDS - 1] < MAX_GROWTH_BYTES, memory_bytes
