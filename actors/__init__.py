@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from actors.config import EngineConfig, PoolConfig, load_config, pool_config
+    from actors.dispatcher.statistics import PoolStatistics, WorkerState
     from actors.errors import (
         ConfigurationError,
         ContextLengthExceeded,
@@ -26,11 +27,10 @@ if TYPE_CHECKING:
         UnsupportedParameter,
         WorkerDied,
     )
-    from actors.messages import Delta, FinishReason, GenerationResult, Priority, Timing, TokenLogprobs, Usage
     from actors.pool import Pool
+    from actors.request.prompt import Prompt
+    from actors.results import Delta, FinishReason, GenerationResult, Priority, Timing, TokenLogprobs, Usage
     from actors.sampling import SamplingParams
-    from actors.statistics import PoolStatistics, WorkerState
-    from actors.tokenizer import Prompt
 
 _HOME = {
     "EngineConfig": "actors.config",
@@ -51,18 +51,18 @@ _HOME = {
     "RequestCancelled": "actors.errors",
     "UnsupportedParameter": "actors.errors",
     "WorkerDied": "actors.errors",
-    "Delta": "actors.messages",
-    "FinishReason": "actors.messages",
-    "GenerationResult": "actors.messages",
-    "Priority": "actors.messages",
-    "Timing": "actors.messages",
-    "TokenLogprobs": "actors.messages",
-    "Usage": "actors.messages",
+    "Delta": "actors.results",
+    "FinishReason": "actors.results",
+    "GenerationResult": "actors.results",
+    "Priority": "actors.results",
+    "Timing": "actors.results",
+    "TokenLogprobs": "actors.results",
+    "Usage": "actors.results",
     "Pool": "actors.pool",
     "SamplingParams": "actors.sampling",
-    "PoolStatistics": "actors.statistics",
-    "WorkerState": "actors.statistics",
-    "Prompt": "actors.tokenizer",
+    "PoolStatistics": "actors.dispatcher.statistics",
+    "WorkerState": "actors.dispatcher.statistics",
+    "Prompt": "actors.request.prompt",
 }
 
 __all__ = [

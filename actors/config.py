@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from actors.errors import ConfigurationError
-from actors.paging import PAGE_TOKENS
+from actors.paging.hashes import PAGE_TOKENS
 
 EngineName = Literal["auto", "cpu", "exllamav2", "simulated"]
 CacheMode = Literal["fp16", "q8", "q6", "q4"]

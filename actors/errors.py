@@ -120,3 +120,9 @@ class PoolClosed(ExlpoolError):
 
     status = 503
     code = "pool_closed"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its type where it says nothing. Ray's own errors go on over a whole page."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

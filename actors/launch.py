@@ -9,11 +9,11 @@ import ray
 
 from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig, PoolConfig
-from actors.dispatcher import Dispatcher
+from actors.dispatcher.dispatcher import Dispatcher
 from actors.engines.registry import resolve_engine_name
 from actors.errors import ConfigurationError
 from actors.ray_session import NAMESPACE, require_resources, worker_name
-from actors.worker import Worker
+from actors.worker.worker import Worker
 
 GPU_ENGINES = frozenset({"exllamav2"})
 

@@ -6,33 +6,18 @@ The links and their messages (see each class):
     dispatcher -> front   Grant, Refusal
     front -> worker       GenerationRequest
     worker -> front       StepOutput, one per engine step
-    worker -> dispatcher  StepReport, at most one every 20 ms
-    front -> user         Delta, GenerationResult
+    worker -> dispatcher  LoadProgress, WorkerReady, then StepReport, at most one every 20 ms
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from actors.results import FinishReason, Priority, TokenLogprobs
 from actors.sampling import SamplingParams
-
-
-class Priority(StrEnum):
-    """The class of a request; earlier ones are placed first, `batch` fills the gaps."""
-
-    INTERACTIVE = "interactive"
-    DEFAULT = "default"
-    BATCH = "batch"
-
-
-class FinishReason(StrEnum):
-    STOP = "stop"
-    LENGTH = "length"
-    CANCELLED = "cancelled"
-    ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +25,8 @@ class Admission:
     """A request as the dispatcher sees it: numbers only, never text.
 
     `request_id` stays for the life of the request; `attempt` counts its placements from 1. `page_hashes` are those of
-    the prompt's full pages (`actors.paging.page_hashes`). `timeout_s` is what is left of the request's own time limit.
-    `excluded_workers` have failed this request before.
+    the prompt's full pages (`actors.paging.hashes.page_hashes`). `timeout_s` is what is left of the request's own time
+    limit. `excluded_workers` have failed this request before.
     """
 
     request_id: str
@@ -110,18 +95,6 @@ class GenerationRequest:
     seed: int
     params: SamplingParams
     whole: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """Natural logarithms of probabilities of one position, from raw logits (before any sampler).
-
-    `top` lists (token id, logprob), most likely first; it is empty when only the sampled token was asked for.
-    """
-
-    token_id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,48 +199,42 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
+class LoadProgress:
+    """How far loading is: `done` of `total` steps of `stage` (for example "weights" or "warm-up")."""
+
+    stage: str
+    done: int
+    total: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """Seconds of a request's life: waiting in the dispatcher and the worker, prefill, first token, the whole."""
+@dataclass(frozen=True, slots=True)
+class RunningAttempt:
+    """An attempt that a worker already runs when it comes up for a new scheduler."""
 
-    queue_s: float
-    prefill_s: float
-    first_token_s: float
-    total_s: float
+    admission: Admission
+    cached_tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delta:
-    """A piece of a completion as it streams. The last one has `finish_reason` and `usage` set.
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """A worker can generate. `sequence` is that of its last report, `resident_pages` its cache at that moment, and
+    `running` what it holds already when a new dispatcher listens."""
 
-    The first one has a `timing` of what is known by then, the last one that of the whole.
-    """
-
-    text: str
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprobs, ...] = ()
-    finish_reason: FinishReason | None = None
-    usage: Usage | None = None
-    timing: Timing | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationResult:
-    """A whole completion: the deltas, joined. `worker_id` made it, at the `attempts`-th placement."""
-
-    request_id: str
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason
-    usage: Usage
-    timing: Timing
     worker_id: str
-    attempts: int = 1
-    seed: int = 0
-    logprobs: tuple[TokenLogprobs, ...] = field(default=())
+    limits: WorkerLimits
+    resident_pages: frozenset[bytes]
+    sequence: int
+    running: tuple[RunningAttempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Steps done so far, and how long the current one has been going on (0 between steps)."""
+
+    worker_id: str
+    steps: int
+    step_age_s: float
+    pid: int
+
+
+WorkerNews = LoadProgress | WorkerReady | StepReport

@@ -13,16 +13,16 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from actors.config import PoolConfig, pool_config
+from actors.dispatcher.statistics import PoolStatistics, WorkerState
 from actors.errors import ConfigurationError, ExlpoolError, PoolClosed, PoolNotFound
-from actors.front_actor import MAX_CONCURRENT_CALLS, FrontActor
 from actors.launch import Launched, launch
-from actors.local import LocalFronts, TextStream
-from actors.mapping import map_prompts
-from actors.messages import GenerationResult
 from actors.ray_session import NAMESPACE, ensure_ray
-from actors.requests import request_options
-from actors.statistics import PoolStatistics, WorkerState
-from actors.tokenizer import Prompt
+from actors.request.options import request_options
+from actors.request.prompt import Prompt
+from actors.results import GenerationResult
+from actors.script.front_actor import MAX_CONCURRENT_CALLS, FrontActor
+from actors.script.fronts import LocalFronts, TextStream
+from actors.script.map import map_prompts
 
 CLOSE_TIMEOUT_S = 15.0
 ProgressCallback = Callable[[tuple[WorkerState, ...]], None]

@@ -13,6 +13,8 @@ from actors.errors import ConfigurationError
 
 NAMESPACE = "exlpool"
 REACH_TIMEOUT_S = 10.0
+STREAM_BACKPRESSURE = 16
+"""Unread messages of a stream before its producer waits; what comes meanwhile joins into one message."""
 
 
 def worker_name(pool: str, slot_name: str) -> str:

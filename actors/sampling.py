@@ -2,7 +2,7 @@
 
 Defaults are neutral: plain sampling from the model's own distribution. Names are those that EXL2 users know. An engine
 says which of them it honours (`EngineLimits.supported_parameters`); the others are refused by name, see
-`actors.validation`.
+`actors.request.checks`.
 """
 
 from __future__ import annotations

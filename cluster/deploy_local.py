@@ -16,10 +16,10 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.schema import ApplicationStatus
 
+from actors.dispatcher.statistics import WorkerState
 from actors.engines.registry import resolve_engine_name
 from actors.errors import ConfigurationError
 from actors.ray_session import NAMESPACE, ensure_ray
-from actors.statistics import WorkerState
 from cluster.deploy_status import FAILED, cause
 from serve_app.config import ListenConfig, ServeConfig
 from serve_app.edge.proxy import use_in_proxies

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from actors.errors import InvalidRequest
-from actors.messages import Delta
-from actors.requests import RequestOptions
+from actors.request.options import RequestOptions
+from actors.results import Delta
 from serve_app.generation import Job
 from serve_app.limits import ApiLimits
 from serve_app.options import with_own_seed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
-from actors.messages import Priority
+from actors.results import Priority
 
 
 @dataclass(frozen=True, slots=True)

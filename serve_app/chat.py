@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 
 from actors.errors import InvalidRequest, UnsupportedParameter
-from actors.messages import Delta
-from actors.tokenizer import TemplateOptions
+from actors.request.prompt import TemplateOptions
+from actors.results import Delta
 from serve_app.answer import check_choices, make_jobs, require_consistent_stream
 from serve_app.caller import Caller
 from serve_app.chat_choice import ChatChoiceText

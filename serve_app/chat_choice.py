@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from actors.messages import Delta
+from actors.results import Delta
 from serve_app.logprobs import TokenNames, chat_logprobs
 from serve_app.schemas.chat import AssistantMessage, ChatChoice, ChatLogprobs, FunctionCall, MadeToolCall
 from serve_app.tools import TextPiece, ToolCallArguments, ToolCallStarted, ToolEvent, ToolPlan

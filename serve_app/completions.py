@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 from actors.errors import UnsupportedParameter
-from actors.messages import Delta, FinishReason
+from actors.results import Delta, FinishReason
 from serve_app.answer import check_choices, make_jobs, require_consistent_stream
 from serve_app.caller import Caller
 from serve_app.generation import Job

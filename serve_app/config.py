@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from actors.config import PoolConfig
 from actors.errors import ConfigurationError
-from actors.messages import Priority
+from actors.results import Priority
 from serve_app.limits import ApiLimits
 
 BUILTIN_NAME = "builtin"

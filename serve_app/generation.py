@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 from actors.errors import PoolClosed
-from actors.front import Front
-from actors.messages import Delta, FinishReason
-from actors.requests import RequestOptions
+from actors.front.front import Front
+from actors.request.options import RequestOptions
+from actors.results import Delta, FinishReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from actors.errors import ConfigurationError
-from actors.messages import Priority
-from actors.requests import MAX_TENANT_CHARACTERS
+from actors.request.options import MAX_TENANT_CHARACTERS
+from actors.results import Priority
 
 PREFIX = "exl-"
 KEY_BYTES = 32

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from actors.engines.text import TokenPieces
-from actors.messages import TokenLogprobs
+from actors.results import TokenLogprobs
 
 FLOOR = -9999.0
 """Stands for minus infinity, which JSON does not have."""

@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from actors.statistics import PoolStatistics
+from actors.dispatcher.statistics import PoolStatistics
 from serve_app.observer import Observer, RequestRecord
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from actors.engines.text import TokenPieces
 from actors.errors import ContextLengthExceeded
-from actors.front import LONG_PROMPT
-from actors.tokenizer import Prompt, PromptEncoder, TemplateOptions
+from actors.front.front import LONG_PROMPT
+from actors.request.prompt import Prompt, PromptEncoder, TemplateOptions
 from serve_app.logprobs import TokenNames
 from serve_app.tools import ToolFormat, added_tokens, detect_format
 

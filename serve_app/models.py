@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from actors.errors import ExlpoolError, NoHealthyWorker
-from actors.front import Front
-from actors.messages import Priority, WorkerLimits
-from actors.validation import room_tokens
+from actors.front.front import Front
+from actors.messages import WorkerLimits
+from actors.request.checks import room_tokens
+from actors.results import Priority
 from serve_app.errors import ModelNotFound
 from serve_app.model_text import ModelText
 from serve_app.readiness import Readiness

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from actors.errors import ExlpoolError, InvalidRequest, UnsupportedParameter
-from actors.messages import Priority
-from actors.requests import RequestOptions, request_options
+from actors.request.options import RequestOptions, request_options
+from actors.results import Priority
 from actors.sampling import MAX_SEED
 from serve_app.caller import Caller
 from serve_app.errors import PriorityNotAllowed

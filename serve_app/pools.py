@@ -17,11 +17,10 @@ import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 
+from actors.dispatcher.statistics import WorkerState
 from actors.engines.registry import resolve_engine_name
 from actors.errors import ConfigurationError, NoHealthyWorker, PoolClosed
-from actors.ray_session import NAMESPACE
-from actors.statistics import WorkerState
-from actors.worker import STREAM_BACKPRESSURE
+from actors.ray_session import NAMESPACE, STREAM_BACKPRESSURE
 from serve_app.config import ModelConfig
 from serve_app.keeper import Kept, PoolKeeper
 

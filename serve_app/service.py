@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from actors.errors import ExlpoolError
-from actors.messages import Timing
+from actors.results import Timing
 from serve_app.answer import Answer
 from serve_app.caller import Caller, caller_of
 from serve_app.disconnect import ClientGone, UntilClientGone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.errors import InvalidRequest
-from actors.tokenizer import TemplateOptions
+from actors.request.prompt import TemplateOptions
 from serve_app.chat_input import require_free_variables, template_messages, tool_of
 from serve_app.models import Models, ServedModel
 from serve_app.schemas.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from actors.messages import Delta, Timing
+from actors.results import Delta, Timing
 from serve_app.observer import Observer, RequestRecord
 from serve_app.usage import UsageSum
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actors.messages import Usage
+from actors.results import Usage
 from serve_app.schemas.common import PromptTokensDetails, UsageModel
 
 

@@ -47,7 +47,7 @@ def pool(ray_cluster: None) -> Iterator[Pool]:
 @pytest.fixture(scope="module")
 def token_prompts() -> list[tuple[int, ...]]:
     """32 mixed prompts as token ids: stories, questions through the template, long ones, single tokens."""
-    from actors.tokenizer import PromptEncoder
+    from actors.request.prompt import PromptEncoder
 
     encoder = PromptEncoder.load(builtin_model_path())
     prompts = [encoder.encode(text) for text in TEXTS]

@@ -25,10 +25,10 @@ def test_an_unknown_name_is_told() -> None:
     ("module", "absent"),
     [
         ("actors", ("ray", "torch", "transformers", "pydantic")),
-        ("actors.tokenizer", ("ray", "torch", "transformers")),
+        ("actors.request.prompt", ("ray", "torch", "transformers")),
         ("actors.scheduling.core", ("ray", "torch", "asyncio", "transformers")),
         ("actors.engines.registry", ("ray", "torch", "transformers")),
-        ("actors.front", ("torch", "transformers")),
+        ("actors.front.front", ("torch", "transformers")),
     ],
 )
 def test_importing_a_part_does_not_load_the_heavy_rest(module: str, absent: tuple[str, ...]) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from actors.engine_thread import QUIET_NEWS_S
 from actors.engines.simulated import expected_tokens
-from tests.test_engine_thread import PROMPT, request, start  # noqa: F401 - the fixture
+from actors.worker.engine_thread import QUIET_NEWS_S
+from tests.worker.test_engine_thread import PROMPT, request
 
 TOKENS = 200
 STEP_S = 0.001
 
 
-def test_a_whole_request_comes_back_in_one_piece(start: Any) -> None:  # noqa: F811
+def test_a_whole_request_comes_back_in_one_piece(start: Any) -> None:
     harness = start(step_s=STEP_S)
     harness.submit(replace(request(7, tokens=TOKENS), whole=True))
     (finished,) = harness.until_finished(7)
@@ -22,7 +22,7 @@ def test_a_whole_request_comes_back_in_one_piece(start: Any) -> None:  # noqa: F
     assert [bool(news.outputs) for news in harness.news[:-1]] == [False] * (len(harness.news) - 1)
 
 
-def test_steps_that_nobody_reads_are_told_together_and_none_is_forgotten(start: Any) -> None:  # noqa: F811
+def test_steps_that_nobody_reads_are_told_together_and_none_is_forgotten(start: Any) -> None:
     harness = start(step_s=STEP_S)
     harness.submit(replace(request(7, tokens=TOKENS), whole=True))
     harness.until_finished(7)
@@ -33,7 +33,7 @@ def test_steps_that_nobody_reads_are_told_together_and_none_is_forgotten(start: 
     assert len(harness.news) < spent_s / QUIET_NEWS_S + 10
 
 
-def test_a_reader_beside_it_still_hears_of_every_step(start: Any) -> None:  # noqa: F811
+def test_a_reader_beside_it_still_hears_of_every_step(start: Any) -> None:
     harness = start(step_s=STEP_S)
     harness.submit(replace(request(7, tokens=50), whole=True), request(8, (*PROMPT, 9), tokens=50))
     harness.until_finished(7, 8)

@@ -11,18 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from actors.messages import FinishReason, TokenLogprobs, WorkerLimits
+from actors.messages import LoadProgress, WorkerLimits
+from actors.results import FinishReason, TokenLogprobs
 from actors.sampling import SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class LoadProgress:
-    """How far loading is: `done` of `total` steps of `stage` (for example "weights" or "warm-up")."""
-
-    stage: str
-    done: int
-    total: int
-
 
 ProgressCallback = Callable[[LoadProgress], None]
 
@@ -142,7 +133,7 @@ class Engine(Protocol):
     def capacity(self) -> Capacity: ...
 
     def resident_pages(self) -> frozenset[bytes]:
-        """Hashes (`actors.paging`) of the full pages whose cache is valid now, referenced or not."""
+        """Hashes (`actors.paging.hashes`) of the full pages whose cache is valid now, referenced or not."""
         ...
 
     def reset(self) -> None:

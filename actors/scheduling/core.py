@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.messages import Admission, Grant, RefusalReason
-from actors.paging import PAGE_TOKENS
+from actors.paging.hashes import PAGE_TOKENS
 from actors.scheduling import intake
 from actors.scheduling.actions import Action, Start
 from actors.scheduling.backpressure import WaitEstimator

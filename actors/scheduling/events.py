@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from actors.messages import Admission, StepReport, WorkerLimits
+from actors.messages import Admission, RunningAttempt, StepReport, WorkerLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,6 @@ class Cancelled:
     What it held is free at once: its worker, told by the front, drops it at the end of the step that is going on."""
 
     request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunningAttempt:
-    """An attempt that a worker already runs when it comes up for a new scheduler."""
-
-    admission: Admission
-    cached_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from actors.messages import Priority
+from actors.results import Priority
 from actors.scheduling.records import Request
 
 OUTPUT_WEIGHT = 2.0

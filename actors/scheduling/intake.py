@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actors.messages import Admission, WorkerLimits
-from actors.paging import PAGE_TOKENS, pages_needed
+from actors.paging.hashes import PAGE_TOKENS, pages_needed
 
 MOST = 2**31
 """No number of a request may be larger, so that none of them overflows where it is reckoned with."""

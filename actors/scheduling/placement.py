@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.paging import PAGE_TOKENS
+from actors.paging.hashes import PAGE_TOKENS
 from actors.scheduling.fleet import PROFILE_STEPS, Column, Fleet
 from actors.scheduling.policies import BATCH_DECODE_WEIGHT, DECODE_WEIGHT, Candidates, Floats, Policy, cost_s
 from actors.scheduling.records import PEAK_HALF_LIFE_S, Request, Worker, WorkerStatus, fits

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from actors.messages import Admission, Priority, WorkerLimits
-from actors.paging import pages_needed
+from actors.messages import Admission, WorkerLimits
+from actors.paging.hashes import pages_needed
+from actors.results import Priority
 from actors.scheduling.estimates import StepModel
 from actors.scheduling.ledger import Booking, Ledger
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from actors.messages import Admission, Priority, Refusal, RefusalReason, WorkerLimits
+from actors.messages import Admission, Refusal, RefusalReason, WorkerLimits
+from actors.results import Priority
 from actors.scheduling import intake
 from actors.scheduling.actions import Refuse
 from actors.scheduling.records import Request, fits

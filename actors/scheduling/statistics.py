@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from actors.messages import Priority, RefusalReason
+from actors.messages import RefusalReason
+from actors.results import Priority
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

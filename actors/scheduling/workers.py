@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from actors.messages import AttemptFinished, StepReport, WorkerLimits
+from actors.messages import AttemptFinished, RunningAttempt, StepReport, WorkerLimits
 from actors.scheduling import intake
 from actors.scheduling.actions import Probe, Resync, StopWorker
 from actors.scheduling.events import (
     Reported,
-    RunningAttempt,
     WorkerDown,
     WorkerDraining,
     WorkerExpected,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from actors.messages import Priority
+from actors.results import Priority
 from actors.sampling import MAX_COUNT, MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
 
 MAX_TOP_LOGPROBS = 20

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from actors.errors import InvalidRequest
-from actors.messages import FinishReason
+from actors.results import FinishReason
 from serve_app.grammar_check import check_grammar
 from serve_app.response_format import Constraint
 from serve_app.tools.definitions import Tool, ToolChoice, check_tools

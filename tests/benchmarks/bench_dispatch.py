@@ -19,10 +19,10 @@ import ray
 from ray.util import ActorPool
 
 from actors import EngineConfig, Pool
-from actors.engine_thread import EngineThread, StepNews, Submit
 from actors.engines.simulated import SimulatedEngine
 from actors.messages import GenerationRequest, StepOutput
 from actors.sampling import sampling_params
+from actors.worker.engine_thread import EngineThread, StepNews, Submit
 
 PROMPT = tuple(range(10, 42))
 TOKENS = 8

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actors import Pool
-from actors.messages import GenerationResult
+from actors.results import GenerationResult
 from tests.benchmarks.bench_exllamav2_raw import SAMPLERS, BenchJob, Latencies
 
 CONTEXT_TOKENS = 12288

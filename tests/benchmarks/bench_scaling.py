@@ -23,9 +23,9 @@ import ray
 
 from actors import GenerationResult, Pool, pool_config
 from actors.builtin_model import builtin_model_path
+from actors.messages import Heartbeat
 from actors.ray_session import NAMESPACE, ensure_ray, worker_name
-from actors.tokenizer import PromptEncoder
-from actors.worker import Heartbeat
+from actors.request.prompt import PromptEncoder
 from tests.benchmarks.bare_engines import BareEngines
 
 NAMES = ("Lily", "Tom", "Mia", "Ben", "Anna", "Max", "Emma", "Sam", "Rosa", "Leo", "Nora", "Jack")

@@ -22,10 +22,10 @@ import psutil
 import ray
 
 from actors import EngineConfig, Pool
-from actors.engine_thread import EngineThread, StepNews, Submit
 from actors.engines.simulated import SimulatedEngine
 from actors.messages import GenerationRequest, StepOutput
 from actors.sampling import sampling_params
+from actors.worker.engine_thread import EngineThread, StepNews, Submit
 
 STEP_S = 0.02
 CONFIG = EngineConfig(

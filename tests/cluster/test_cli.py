@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from actors.engines.simulated import expected_tokens
-from actors.tokenizer import PromptEncoder
+from actors.request.prompt import PromptEncoder
 from tests.cluster.conftest import Exlpool
 from tests.processes import marked, marked_environment
 

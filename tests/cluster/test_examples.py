@@ -7,8 +7,8 @@ from pathlib import Path
 from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
 from actors.engines.cpu import CpuEngine
-from actors.messages import FinishReason
-from actors.tokenizer import PromptEncoder
+from actors.request.prompt import PromptEncoder
+from actors.results import FinishReason
 from cluster.cli.run_file import read_rows
 from tests.engines.cpu.harness import job, run
 

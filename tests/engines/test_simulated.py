@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.config import EngineConfig, SimulatedOptions
-from actors.engines.base import Engine, LoadProgress
+from actors.engines.base import Engine
 from actors.engines.simulated import SimulatedEngine, expected_tokens
 from actors.engines.simulated.engine import LOAD_STAGES, MAX_LAG_S
 from actors.engines.simulated.tokens import FIRST_TOKEN
 from actors.errors import ContextLengthExceeded, EngineFailure, InvalidRequest, ModelError, UnsupportedParameter
-from actors.messages import FinishReason
-from actors.paging import PAGE_TOKENS, page_hashes
+from actors.messages import LoadProgress
+from actors.paging.hashes import PAGE_TOKENS, page_hashes
+from actors.results import FinishReason
 from tests.engines.cpu.harness import Runner, alone, filler, job, run
 
 PROMPT = tuple(range(10, 40))

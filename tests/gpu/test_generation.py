@@ -11,7 +11,7 @@ import torch
 
 from actors.builtin_model import builtin_model_path
 from actors.engines.base import Engine, EngineJob
-from actors.messages import FinishReason
+from actors.results import FinishReason
 from actors.sampling import sampling_params
 from tests.engines.cpu.harness import Outcome, Runner, alone, run
 from tests.gpu.conftest import LoadEngine

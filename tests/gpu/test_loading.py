@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
-from actors.engines.base import LoadProgress
 from actors.engines.cpu import CpuEngine
 from actors.engines.registry import create_engine
 from actors.errors import ModelError
+from actors.messages import LoadProgress
 from tests.engines.cpu.harness import Outcome, run
 from tests.gpu.conftest import LoadEngine
 from tests.gpu.expected import assert_equal_where_sure, cpu_outcomes, greedy_job, prompts

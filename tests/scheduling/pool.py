@@ -6,11 +6,20 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from actors.messages import Admission, AttemptFinished, AttemptStarted, Refusal, StepReport, StepSample, WorkerLimits
+from actors.messages import (
+    Admission,
+    AttemptFinished,
+    AttemptStarted,
+    Refusal,
+    RunningAttempt,
+    StepReport,
+    StepSample,
+    WorkerLimits,
+)
 from actors.scheduling.actions import Action, Refuse, Start
 from actors.scheduling.config import SchedulerConfig
 from actors.scheduling.core import Scheduler
-from actors.scheduling.events import Cancelled, Event, Reported, RunningAttempt, Submitted, Tick, WorkerUp
+from actors.scheduling.events import Cancelled, Event, Reported, Submitted, Tick, WorkerUp
 from actors.scheduling.records import Request
 from actors.scheduling.statistics import WorkerStatistics
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from actors.messages import Admission, AttemptFinished, AttemptStarted, StepReport, StepSample, WorkerLimits
-from actors.page_table import Allocation, PageTable
-from actors.paging import PAGE_TOKENS, pages_needed
-from actors.scheduling.events import RunningAttempt, WorkerUp
+from actors.messages import (
+    Admission,
+    AttemptFinished,
+    AttemptStarted,
+    RunningAttempt,
+    StepReport,
+    StepSample,
+    WorkerLimits,
+)
+from actors.paging.hashes import PAGE_TOKENS, pages_needed
+from actors.paging.table import Allocation, PageTable
+from actors.scheduling.events import WorkerUp
 
 Key = tuple[str, int]
 

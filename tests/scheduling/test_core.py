@@ -7,7 +7,8 @@ import random
 import pytest
 
 from actors.errors import ConfigurationError
-from actors.messages import AttemptStarted, Grant, Priority, RefusalReason
+from actors.messages import AttemptStarted, Grant, RefusalReason
+from actors.results import Priority
 from actors.scheduling.actions import Action, Start
 from actors.scheduling.config import SchedulerConfig
 from actors.scheduling.core import Scheduler

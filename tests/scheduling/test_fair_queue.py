@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.messages import Priority
+from actors.results import Priority
 from actors.scheduling.events import TenantsWeighed
 from actors.scheduling.fair_queue import MAX_IDLE_TENANTS, TRICKLE, FairQueue
 from actors.scheduling.records import Request

@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from actors.page_table import Allocation, PageTable
-from actors.paging import PAGE_TOKENS, next_hash, page_hashes, pages_needed
+from actors.paging.hashes import PAGE_TOKENS, next_hash, page_hashes, pages_needed
+from actors.paging.table import Allocation, PageTable
 from actors.scheduling.ledger import Booking, Ledger, PageIndex
 from tests.scheduling.pool import pages
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.messages import Priority
+from actors.results import Priority
 from actors.scheduling.estimates import StepTimes
 from actors.scheduling.events import WorkerDraining, WorkerSuspected
 from actors.scheduling.fair_queue import FairQueue

@@ -15,13 +15,13 @@ from actors.messages import (
     Admission,
     AttemptFinished,
     AttemptStarted,
-    Priority,
     Refusal,
     RefusalReason,
     StepReport,
     StepSample,
     WorkerLimits,
 )
+from actors.results import Priority
 from actors.scheduling import matching
 from actors.scheduling.actions import Probe, Refuse, Resync, Start, StopWorker
 from actors.scheduling.config import SchedulerConfig

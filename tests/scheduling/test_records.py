@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.messages import Priority
+from actors.results import Priority
 from actors.scheduling.estimates import StepTimes
 from actors.scheduling.fleet import Fleet
 from actors.scheduling.records import PEAK_HALF_LIFE_S, Worker, fits

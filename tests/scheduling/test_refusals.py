@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from actors.messages import Priority, RefusalReason
+from actors.messages import RefusalReason
+from actors.results import Priority
 from actors.scheduling.events import WorkerDown, WorkerDraining, WorkerExpected, WorkerLost
 from actors.scheduling.records import RequestState
 from tests.scheduling.pool import Pool, pages, refusals, starts

@@ -6,7 +6,8 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from actors.messages import Priority, RefusalReason
+from actors.messages import RefusalReason
+from actors.results import Priority
 from actors.scheduling.events import WorkerExpected
 from tests.scheduling.pool import Pool, pages
 

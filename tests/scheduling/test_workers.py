@@ -6,16 +6,10 @@ from typing import Any
 
 import pytest
 
-from actors.messages import Priority
+from actors.messages import RunningAttempt
+from actors.results import Priority
 from actors.scheduling.actions import Probe, Resync, StopWorker
-from actors.scheduling.events import (
-    RunningAttempt,
-    WorkerDown,
-    WorkerDraining,
-    WorkerExpected,
-    WorkerLost,
-    WorkerSuspected,
-)
+from actors.scheduling.events import WorkerDown, WorkerDraining, WorkerExpected, WorkerLost, WorkerSuspected
 from actors.scheduling.records import RequestState
 from tests.scheduling.pool import Pool, admission, pages, refusals, starts
 

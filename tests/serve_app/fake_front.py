@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 from actors.errors import ExlpoolError
-from actors.messages import Delta, FinishReason, GenerationResult, Timing, Usage
-from actors.requests import RequestOptions
+from actors.request.options import RequestOptions
+from actors.results import Delta, FinishReason, GenerationResult, Timing, Usage
 
 TIMING = Timing(queue_s=0.01, prefill_s=0.02, first_token_s=0.03, total_s=0.05)
 

@@ -14,8 +14,8 @@ import psutil
 import ray
 from ray import serve
 
+from actors.dispatcher.statistics import PoolStatistics
 from actors.ray_session import NAMESPACE
-from actors.statistics import PoolStatistics
 from serve_app import build_app
 from serve_app.config import serve_config
 from serve_app.pools import keeper_name

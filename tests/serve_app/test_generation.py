@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 from actors.errors import EngineFailure, Overloaded, PoolClosed
-from actors.front import Front
-from actors.messages import FinishReason
-from actors.requests import RequestOptions
+from actors.front.front import Front
+from actors.request.options import RequestOptions
+from actors.results import FinishReason
 from serve_app.generation import Job, run_whole, stream
 from tests.serve_app.fake_front import FakeFront, Script
 

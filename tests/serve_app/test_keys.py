@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from actors.errors import ConfigurationError
-from actors.messages import Priority
+from actors.results import Priority
 from serve_app.keys import KeyRing, add_line, entry_line, load_keys, new_key
 
 A, B = "a" * 64, "b" * 64

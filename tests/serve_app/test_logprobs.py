@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from actors.builtin_model import builtin_model_path
 from actors.engines.text import TokenPieces
-from actors.messages import TokenLogprobs
+from actors.results import TokenLogprobs
 from serve_app.logprobs import FLOOR, CompletionLogprobsWriter, TokenNames, chat_logprobs
 
 EOS = 2

@@ -9,8 +9,8 @@ import httpx
 from ray.exceptions import ActorDiedError
 from starlette.applications import Starlette
 
+from actors.dispatcher.statistics import PoolStatistics
 from actors.scheduling.core import Scheduler
-from actors.statistics import PoolStatistics
 from serve_app.metrics import STATISTICS_TIMEOUT_S, Metrics, Observers
 from serve_app.observer import RequestRecord, Unobserved
 

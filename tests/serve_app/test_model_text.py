@@ -8,7 +8,7 @@ import pytest
 
 from actors.builtin_model import builtin_model_path
 from actors.errors import ContextLengthExceeded
-from actors.tokenizer import PromptEncoder
+from actors.request.prompt import PromptEncoder
 from serve_app.model_text import ModelText
 
 ROOM = 100

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.errors import ContextLengthExceeded, ExlpoolError, InvalidRequest
-from actors.messages import Priority
-from actors.requests import RequestOptions
+from actors.request.options import RequestOptions
+from actors.results import Priority
 from actors.sampling import PARAMETER_NAMES
 from serve_app.caller import ANYBODY, Caller
 from serve_app.errors import PriorityNotAllowed

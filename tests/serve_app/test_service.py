@@ -14,10 +14,11 @@ from starlette.types import Message
 
 from actors.builtin_model import builtin_model_path
 from actors.errors import EngineFailure, NoHealthyWorker, Overloaded, WorkerDied
-from actors.front import Front
-from actors.messages import Delta, WorkerLimits
-from actors.requests import RequestOptions
-from actors.tokenizer import PromptEncoder
+from actors.front.front import Front
+from actors.messages import WorkerLimits
+from actors.request.options import RequestOptions
+from actors.request.prompt import PromptEncoder
+from actors.results import Delta
 from serve_app.api import create_api
 from serve_app.model_text import ModelText
 from serve_app.models import Models, ServedModel

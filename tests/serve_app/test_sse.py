@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from actors.errors import ExlpoolError, WorkerDied
-from actors.messages import Delta, FinishReason
+from actors.results import Delta, FinishReason
 from serve_app.chat_choice import ChatChoiceText
 from serve_app.observer import RequestRecord, Unobserved
 from serve_app.schemas.chat import ChatCompletionChunk

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.messages import Usage
+from actors.results import Usage
 from serve_app.usage import UsageSum
 
 

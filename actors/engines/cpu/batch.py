@@ -18,9 +18,9 @@ from actors.engines.cpu.sampler import choose, token_logprobs
 from actors.engines.grammar import GrammarMask
 from actors.engines.text import CompletionText, StopStrings
 from actors.errors import InvalidRequest
-from actors.messages import FinishReason, TokenLogprobs
-from actors.page_table import Allocation, Page, PageTable
-from actors.paging import PAGE_TOKENS, next_hash, page_hashes, pages_needed
+from actors.paging.hashes import PAGE_TOKENS, next_hash, page_hashes, pages_needed
+from actors.paging.table import Allocation, Page, PageTable
+from actors.results import FinishReason, TokenLogprobs
 
 
 class Batch:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from actors.paging import PAGE_TOKENS
+from actors.paging.hashes import PAGE_TOKENS
 
 BYTES_PER_VALUE = 4  # float32
 KEPT_BLOCK_BYTES = 2**26

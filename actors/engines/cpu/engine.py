@@ -13,7 +13,8 @@ from actors.engines.cpu.checks import check_job
 from actors.engines.cpu.loading import Loaded, load
 from actors.engines.grammar import GrammarMask
 from actors.errors import EngineFailure, InvalidRequest
-from actors.messages import FinishReason, WorkerLimits
+from actors.messages import WorkerLimits
+from actors.results import FinishReason
 
 
 class CpuEngine:

@@ -10,9 +10,9 @@ from actors.engines.cpu.adjust import Adjuster
 from actors.engines.cpu.cache import Row
 from actors.engines.cpu.sampler import Choice, uniform
 from actors.engines.text import CompletionText, Release
-from actors.messages import FinishReason, TokenLogprobs
-from actors.page_table import Allocation, Page
-from actors.paging import PAGE_TOKENS
+from actors.paging.hashes import PAGE_TOKENS
+from actors.paging.table import Allocation, Page
+from actors.results import FinishReason, TokenLogprobs
 
 
 class RunningJob:

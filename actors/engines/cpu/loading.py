@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
-from actors.engines.base import LoadProgress, ProgressCallback
+from actors.engines.base import ProgressCallback
 from actors.engines.cpu.cache import PagePool
 from actors.engines.cpu.checks import SUPPORTED_PARAMETERS
 from actors.engines.cpu.model import PackedModel
@@ -18,8 +18,8 @@ from actors.engines.grammar import GrammarCompiler
 from actors.engines.model_dir import WeightKind, inspect_model_dir
 from actors.engines.text import TokenPieces
 from actors.errors import ModelError
-from actors.messages import WorkerLimits
-from actors.paging import PAGE_TOKENS, pages_needed
+from actors.messages import LoadProgress, WorkerLimits
+from actors.paging.hashes import PAGE_TOKENS, pages_needed
 
 DEFAULT_CACHE_BYTES = 2**30
 _MEMORY_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from actors.messages import TokenLogprobs
+from actors.results import TokenLogprobs
 
 _CANDIDATES = 256
 _MASK_64 = 2**64 - 1

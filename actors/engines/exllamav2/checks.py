@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from actors.engines.base import EngineJob
 from actors.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from actors.messages import WorkerLimits
-from actors.paging import PAGE_TOKENS, pages_needed
+from actors.paging.hashes import PAGE_TOKENS, pages_needed
 from actors.sampling import PARAMETER_NAMES
 
 DRY_MAX_NGRAM = 20

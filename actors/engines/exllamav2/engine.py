@@ -8,15 +8,7 @@ from collections.abc import Callable
 import torch
 
 from actors.config import EngineConfig
-from actors.engines.base import (
-    Capacity,
-    Ended,
-    EngineEvent,
-    EngineJob,
-    LoadProgress,
-    ProgressCallback,
-    Started,
-)
+from actors.engines.base import Capacity, Ended, EngineEvent, EngineJob, ProgressCallback, Started
 from actors.engines.exllamav2.banned import BannedStrings
 from actors.engines.exllamav2.checks import check_job
 from actors.engines.exllamav2.generator import PoolGenerator
@@ -26,7 +18,8 @@ from actors.engines.exllamav2.loading import LoadedModel, load_model
 from actors.engines.exllamav2.recovery import is_fatal
 from actors.engines.exllamav2.track import JobTrack
 from actors.errors import FatalEngineError
-from actors.messages import FinishReason, WorkerLimits
+from actors.messages import LoadProgress, WorkerLimits
+from actors.results import FinishReason
 from actors.sampling import SamplingParams
 
 Loader = Callable[[EngineConfig, ProgressCallback], LoadedModel]

@@ -16,7 +16,7 @@ from exllamav2.generator import ExLlamaV2DynamicGenerator
 from actors.engines.exllamav2.job import PoolJob
 from actors.engines.exllamav2.padding import find_pad_from, rows_of_step
 from actors.engines.exllamav2.sampling import BatchSampler
-from actors.paging import PAGE_TOKENS
+from actors.paging.hashes import PAGE_TOKENS
 
 _FLOWING_TOKENS = 5
 _FILLING_TOKENS = 16384

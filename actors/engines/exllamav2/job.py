@@ -23,7 +23,7 @@ from actors.engines.exllamav2.cut import cut_of
 from actors.engines.exllamav2.grammar_filter import GrammarFilter
 from actors.engines.exllamav2.settings import sampler_settings
 from actors.errors import EngineFailure, InvalidRequest
-from actors.messages import TokenLogprobs
+from actors.results import TokenLogprobs
 
 logger = logging.getLogger(__name__)
 

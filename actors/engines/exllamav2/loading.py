@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
-from actors.engines.base import LoadProgress, ProgressCallback
+from actors.engines.base import ProgressCallback
 from actors.engines.exllamav2.checks import supported_parameters
 from actors.engines.exllamav2.generator import PoolGenerator, PrefillBounds
 from actors.engines.exllamav2.weights import Weights, load_weights
@@ -25,8 +25,8 @@ from actors.engines.grammar import GrammarCompiler
 from actors.engines.model_dir import read_model_config
 from actors.engines.text import TokenPieces
 from actors.errors import ExlpoolError, ModelError
-from actors.messages import WorkerLimits
-from actors.paging import PAGE_TOKENS
+from actors.messages import LoadProgress, WorkerLimits
+from actors.paging.hashes import PAGE_TOKENS
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actors.config import CacheMode
-from actors.paging import PAGE_TOKENS
+from actors.paging.hashes import PAGE_TOKENS
 
 GB = 1024**3
 RESERVED_BYTES = 448 * 1024**2

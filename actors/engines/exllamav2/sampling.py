@@ -11,7 +11,7 @@ import torch
 
 from actors.engines.exllamav2.cut import Candidates, Cut, choose
 from actors.engines.exllamav2.job import PoolJob, top_logprobs
-from actors.messages import TokenLogprobs
+from actors.results import TokenLogprobs
 
 if TYPE_CHECKING:
     from actors.engines.exllamav2.generator import PoolGenerator

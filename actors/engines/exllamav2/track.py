@@ -7,7 +7,7 @@ import time
 from actors.engines.base import Emitted, Ended, EngineEvent, EngineJob, Prefilled
 from actors.engines.exllamav2.job import EndCause, PoolJob
 from actors.engines.text import CompletionText, Pieces, StopStrings
-from actors.messages import FinishReason, TokenLogprobs
+from actors.results import FinishReason, TokenLogprobs
 
 
 class JobTrack:

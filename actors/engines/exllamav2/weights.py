@@ -25,12 +25,13 @@ from exllamav2 import (
 from exllamav2.architecture import ExLlamaV2ArchParams
 
 from actors.config import EngineConfig
-from actors.engines.base import LoadProgress, ProgressCallback
+from actors.engines.base import ProgressCallback
 from actors.engines.exllamav2.memory import GB, CacheShape, MemoryNeed, shortage
 from actors.engines.exllamav2.rope import apply_rope
 from actors.engines.model_dir import ModelDirectory, WeightKind, inspect_model_dir, read_model_config
 from actors.errors import ModelError
-from actors.paging import PAGE_TOKENS
+from actors.messages import LoadProgress
+from actors.paging.hashes import PAGE_TOKENS
 
 logger = logging.getLogger(__name__)
 

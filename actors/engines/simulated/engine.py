@@ -10,25 +10,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from actors.config import EngineConfig
-from actors.engines.base import (
-    Capacity,
-    Emitted,
-    Ended,
-    EngineEvent,
-    EngineJob,
-    LoadProgress,
-    Prefilled,
-    ProgressCallback,
-    Started,
-)
+from actors.engines.base import Capacity, Emitted, Ended, EngineEvent, EngineJob, Prefilled, ProgressCallback, Started
 from actors.engines.simulated.job import SimulatedJob
 from actors.engines.simulated.tokens import EOS_TOKEN, FIRST_TOKEN, next_state, next_token
 from actors.engines.text import CompletionText, Release, StopStrings
 from actors.errors import EngineFailure, InvalidRequest, ModelError
-from actors.messages import FinishReason, WorkerLimits
-from actors.page_table import PageTable
-from actors.paging import PAGE_TOKENS, next_hash, pages_needed
-from actors.validation import validate_request
+from actors.messages import LoadProgress, WorkerLimits
+from actors.paging.hashes import PAGE_TOKENS, next_hash, pages_needed
+from actors.paging.table import PageTable
+from actors.request.checks import validate_request
+from actors.results import FinishReason
 
 DEFAULT_CACHE_TOKENS = 65536
 SUPPORTED_PARAMETERS = frozenset(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from actors.engines.base import Ended, EngineJob
 from actors.engines.simulated.tokens import prompt_state, salt_of
 from actors.engines.text import CompletionText
-from actors.messages import FinishReason
-from actors.page_table import Allocation
-from actors.paging import PAGE_TOKENS, page_hashes, pages_needed
+from actors.paging.hashes import PAGE_TOKENS, page_hashes, pages_needed
+from actors.paging.table import Allocation
+from actors.results import FinishReason
 
 
 class SimulatedJob:

@@ -6,8 +6,8 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from actors.messages import Priority
-from actors.paging import PAGE_TOKENS
+from actors.paging.hashes import PAGE_TOKENS
+from actors.results import Priority
 from actors.scheduling.simulator.jobs import Job, page_name, shareable
 
 _SYSTEM, _SESSION, _GROUP, _UNIQUE = range(4)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from actors.messages import StepReport
-from actors.paging import PAGE_TOKENS, pages_needed
+from actors.paging.hashes import PAGE_TOKENS, pages_needed
 from actors.scheduling.simulator.jobs import Job
 from actors.scheduling.simulator.loop import Simulation
 from actors.scheduling.simulator.workers import SimulatedWorker

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from actors.messages import Priority
+from actors.results import Priority
 from actors.scheduling.config import SchedulerConfig
 from actors.scheduling.simulator.arrivals import gamma_arrivals, independent, multi_turn
 from actors.scheduling.simulator.intervals import interval

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from actors.messages import Priority
-from actors.paging import PAGE_TOKENS
+from actors.paging.hashes import PAGE_TOKENS
+from actors.results import Priority
 
 
 @dataclass(slots=True, eq=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.paging import PAGE_TOKENS
+from actors.paging.hashes import PAGE_TOKENS
 from actors.scheduling.simulator.jobs import Job
 from actors.scheduling.simulator.workers import WorkerSpec
 

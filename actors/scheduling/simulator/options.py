@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from actors.errors import ConfigurationError
-from actors.messages import Priority
+from actors.results import Priority
 from actors.scheduling.simulator.loop import Death, Pool
 from actors.scheduling.simulator.metrics import Slo
 from actors.scheduling.simulator.run import POLICY_NAMES, known_policies

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from actors.errors import ConfigurationError
-from actors.paging import PAGE_TOKENS
+from actors.paging.hashes import PAGE_TOKENS
 from actors.scheduling.simulator.jobs import Job, page_name, shareable
 
 MOONCAKE_BLOCK_TOKENS = 512

@@ -13,7 +13,7 @@ import random
 from dataclasses import dataclass
 
 from actors.messages import AttemptFinished, AttemptStarted, StepReport, StepSample, WorkerLimits
-from actors.paging import PAGE_TOKENS, pages_needed
+from actors.paging.hashes import PAGE_TOKENS, pages_needed
 from actors.scheduling.simulator.jobs import Job
 from actors.scheduling.simulator.pages import NamedPages
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from actors.builtin_model import builtin_model_path
 from actors.engines.base import Emitted, Ended, Engine, EngineJob, Prefilled, Started
-from actors.messages import TokenLogprobs
+from actors.results import TokenLogprobs
 from actors.sampling import sampling_params
 
 MAX_STEPS = 5000

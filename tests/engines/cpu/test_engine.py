@@ -12,7 +12,7 @@ from actors.engines.base import Engine
 from actors.engines.cpu import CpuEngine
 from actors.engines.cpu.model import PackedModel
 from actors.errors import EngineFailure, InvalidRequest
-from actors.messages import FinishReason
+from actors.results import FinishReason
 from tests.engines.cpu.harness import EOS, TOKENIZER, Runner, alone, filler, ids_of, job, reference_tokens, run
 
 OPENINGS = ["Once upon a time,", "One day", "<|user|>Hello!<|eos|><|assistant|>", "What is 2+3?", "The dog"]

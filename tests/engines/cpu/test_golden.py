@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.engines.cpu import CpuEngine
-from actors.messages import FinishReason
+from actors.results import FinishReason
 from tests.engines.cpu.harness import EOS, job, run
 
 GOLDEN_FILE = Path(__file__).parents[2] / "builtin_model" / "golden.json"

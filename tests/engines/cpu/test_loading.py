@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from actors.config import EngineConfig
-from actors.engines.base import LoadProgress
 from actors.engines.cpu import CpuEngine
 from actors.engines.cpu import loading as cpu_loading
 from actors.engines.cpu.checks import SUPPORTED_PARAMETERS
 from actors.errors import ModelError
-from actors.messages import WorkerLimits
-from actors.paging import PAGE_TOKENS
+from actors.messages import LoadProgress, WorkerLimits
+from actors.paging.hashes import PAGE_TOKENS
 from tests.engines.model_files import HALF, WORDS, write_model
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from actors.config import EngineConfig
 from actors.engines.base import EngineJob
 from actors.engines.cpu import CpuEngine
-from actors.paging import PAGE_TOKENS, page_hashes
+from actors.paging.hashes import PAGE_TOKENS, page_hashes
 from tests.engines.cpu.harness import Runner, alone, filler, job, reference_tokens, run
 
 

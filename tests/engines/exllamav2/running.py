@@ -10,7 +10,7 @@ import numpy as np
 
 from actors.engines.base import Emitted, Ended, EngineEvent, EngineJob, Prefilled, Started
 from actors.engines.exllamav2.engine import ExLlamaV2Engine
-from actors.messages import TokenLogprobs
+from actors.results import TokenLogprobs
 from actors.sampling import sampling_params
 from tests.engines.exllamav2.standin import VOCAB_SIZE, next_logits
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.messages import FinishReason
-from actors.paging import page_hashes
+from actors.paging.hashes import page_hashes
+from actors.results import FinishReason
 from tests.engines.exllamav2.running import Outcome, greedy, job, note, prompt, reference, run
 from tests.engines.exllamav2.standin import make_engine
 

@@ -13,7 +13,6 @@ import torch
 from exllamav2 import ExLlamaV2Config
 
 from actors.config import EngineConfig
-from actors.engines.base import LoadProgress
 from actors.engines.exllamav2 import loading, weights
 from actors.engines.exllamav2.loading import load_model, read_eos_token_ids
 from actors.engines.exllamav2.memory import GB, CacheShape, MemoryNeed, shortage
@@ -21,6 +20,7 @@ from actors.engines.exllamav2.recovery import is_fatal
 from actors.engines.exllamav2.weights import is_out_of_memory, prepare_config
 from actors.engines.model_dir import inspect_model_dir
 from actors.errors import ConfigurationError, ModelError
+from actors.messages import LoadProgress
 from tests.benchmarks.make_model import Shape, make_model
 from tests.engines.exllamav2.running import greedy, prompt, run
 from tests.engines.exllamav2.standin import make_engine

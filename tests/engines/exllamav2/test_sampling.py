@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from actors.engines.exllamav2 import job as job_module
-from actors.messages import FinishReason
+from actors.results import FinishReason
 from actors.sampling import PARAMETER_NAMES
 from tests.engines.exllamav2.running import greedy, job, prompt, reference, run
 from tests.engines.exllamav2.standin import make_engine, next_logits

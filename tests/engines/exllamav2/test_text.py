@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors.engines.exllamav2.engine import ExLlamaV2Engine
-from actors.messages import FinishReason
+from actors.results import FinishReason
 from tests.engines.exllamav2.running import greedy, prompt, reference, run
 from tests.engines.exllamav2.standin import make_engine
 

@@ -13,7 +13,7 @@ from actors.engines.exllamav2.job import PoolJob
 from actors.engines.exllamav2.settings import MAX_CANDIDATES, sampler_settings
 from actors.engines.exllamav2.weights import choose_attention
 from actors.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
-from actors.messages import FinishReason
+from actors.results import FinishReason
 from actors.sampling import SamplingParams, sampling_params
 from tests.engines.exllamav2.running import greedy, job, prompt, reference, run
 from tests.engines.exllamav2.standin import make_engine

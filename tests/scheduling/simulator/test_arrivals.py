@@ -10,8 +10,8 @@ from statistics import fmean, pstdev
 
 import pytest
 
-from actors.messages import Priority
-from actors.paging import PAGE_TOKENS
+from actors.paging.hashes import PAGE_TOKENS
+from actors.results import Priority
 from actors.scheduling.simulator import arrivals
 from actors.scheduling.simulator.jobs import Job
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from actors.messages import Priority
+from actors.results import Priority
 from actors.scheduling.simulator.intervals import interval, t_quantile
 from actors.scheduling.simulator.jobs import Job
 from actors.scheduling.simulator.metrics import Slo, Spread, makespan_bound_s, measure, spread, unlimited_hits

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from actors.errors import ConfigurationError
-from actors.messages import Priority
+from actors.results import Priority
 from actors.scheduling.config import SchedulerConfig
 from actors.scheduling.simulator import arrivals, filling, makespan
 from actors.scheduling.simulator.dispatchers import CoreDispatcher

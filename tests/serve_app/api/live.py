@@ -11,8 +11,8 @@ import ray
 import uvicorn
 from starlette.types import ASGIApp
 
-from actors.messages import Priority
 from actors.ray_session import NAMESPACE
+from actors.results import Priority
 from serve_app.models import ServedModel
 
 START_TIMEOUT_S = 30.0

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 
 from actors.builtin_model import builtin_model_path
 from actors.errors import ConfigurationError
-from actors.tokenizer import PromptEncoder, TemplateOptions
+from actors.request.prompt import PromptEncoder, TemplateOptions
 from serve_app.tools import (
     FORMATS,
     AddedToken,

@@ -12,8 +12,8 @@ from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
 from actors.engines.base import EngineJob
 from actors.engines.cpu import CpuEngine
-from actors.messages import FinishReason
-from actors.tokenizer import PromptEncoder, TemplateOptions
+from actors.request.prompt import PromptEncoder, TemplateOptions
+from actors.results import FinishReason
 from serve_app.response_format import ResponseFormat, text_constraint
 from serve_app.tools import Tool, ToolChoice, ToolPlan, added_tokens, detect_format, plan_tools
 from tests.engines.cpu.harness import Outcome, ids_of, job, run

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from actors.errors import InvalidRequest
-from actors.messages import FinishReason
+from actors.results import FinishReason
 from serve_app.response_format import Constraint
 from serve_app.tools import FORMATS, Tool, ToolCallParser, ToolChoice, plan_tools
 from tests.serve_app.tools.offered import ADD, NOW, TAG, TOOLS, WEATHER

@@ -9,10 +9,11 @@ import torch
 from exllamav2 import ExLlamaV2Cache
 
 from actors.config import EngineConfig
-from actors.engines.base import LoadProgress, ProgressCallback
+from actors.engines.base import ProgressCallback
 from actors.engines.exllamav2.engine import ExLlamaV2Engine
 from actors.engines.exllamav2.loading import LoadedModel, assemble, make_tokenizer
 from actors.engines.exllamav2.weights import Weights
+from actors.messages import LoadProgress
 from tests.engines.exllamav2.standin.model import StandInModel
 from tests.engines.exllamav2.standin.tokenizer import write_model_dir
 

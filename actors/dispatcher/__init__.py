@@ -1,0 +1,1 @@
+"""The dispatcher: a Ray actor round `actors.scheduling`."""

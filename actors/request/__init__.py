@@ -1,0 +1,1 @@
+"""From what a caller says to token ids: options, prompts, chat templates, checks."""

@@ -1,0 +1,82 @@
+"""Checks of a request against what workers can take, before any engine sees it. Pure.
+
+One bad job inside ExLlamaV2 takes its whole batch down, so nothing that could do that gets past here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from actors.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from actors.messages import WorkerLimits
+from actors.paging.hashes import PAGE_TOKENS
+from actors.sampling import SamplingParams
+
+
+def validate_request(
+    token_ids: Sequence[int], params: SamplingParams, limits: Sequence[WorkerLimits], default_max_new_tokens: int
+) -> int:
+    """Check a request; returns its `max_new_tokens`: the one asked for, else the default or what is left if less.
+
+    It must fit at least one of the workers that `limits` describe (none: a programming error).
+
+    :raises InvalidRequest: empty prompt, ids outside the vocabulary, a parameter out of the model's range.
+    :raises UnsupportedParameter: a parameter that no worker honours, by name.
+    :raises ContextLengthExceeded: prompt and completion together fit no worker.
+    """
+    if not token_ids:
+        raise InvalidRequest("The prompt is empty: give at least one token.", param="prompt")
+    vocab_size = min(limit.vocab_size for limit in limits)
+    _check_ids("prompt", token_ids, vocab_size)
+    _check_ids("stop_token_ids", params.stop_token_ids, vocab_size)
+    _check_ids("logit_bias", tuple(params.logit_bias), vocab_size)
+    _check_supported(params, limits)
+    return _resolve_length(len(token_ids), params, limits, default_max_new_tokens)
+
+
+def room_tokens(limit: WorkerLimits) -> int:
+    """Prompt and completion tokens that one request may have on this worker: its context, or its pages if fewer."""
+    return min(limit.context_tokens, limit.total_pages * PAGE_TOKENS) - limit.reserve_tokens
+
+
+def _check_ids(param: str, token_ids: Sequence[int], vocab_size: int) -> None:
+    if not token_ids:
+        return
+    for worst in (min(token_ids), max(token_ids)):
+        if not 0 <= worst < vocab_size:
+            raise InvalidRequest(
+                f"{param}: token id {worst} is outside the vocabulary of {vocab_size} tokens.", param=param
+            )
+
+
+def _check_supported(params: SamplingParams, limits: Sequence[WorkerLimits]) -> None:
+    changed = params.changed()
+    for limit in limits:
+        if changed <= limit.supported_parameters:
+            return
+    missing = sorted(changed - limits[0].supported_parameters)
+    raise UnsupportedParameter(f"The {limits[0].engine} engine does not support {missing[0]}.", param=missing[0])
+
+
+def _resolve_length(
+    prompt_tokens: int, params: SamplingParams, limits: Sequence[WorkerLimits], default_max_new_tokens: int
+) -> int:
+    room = max(room_tokens(limit) for limit in limits)
+    if prompt_tokens >= room:
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {room} tokens, for prompt and completion together, but the prompt "
+            f"has {prompt_tokens}.",
+            param="prompt",
+        )
+    wanted = params.max_new_tokens
+    if wanted is None:
+        wanted = max(min(default_max_new_tokens, room - prompt_tokens), 1)
+        if wanted < params.min_new_tokens <= room - prompt_tokens:
+            wanted = params.min_new_tokens
+    if prompt_tokens + max(wanted, params.min_new_tokens) > room:
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {room} tokens, but the prompt has {prompt_tokens} and "
+            f"max_new_tokens is {max(wanted, params.min_new_tokens)}.",
+            param="max_new_tokens",
+        )
+    return wanted

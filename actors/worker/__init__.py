@@ -1,0 +1,1 @@
+"""The worker: a Ray actor round one engine, on a thread or in a process of its own."""

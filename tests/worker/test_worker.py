@@ -1,0 +1,192 @@
+"""The worker actor's class, on an event loop of its own: streams, reports, fencing, and what a leaving front costs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from actors.config import EngineConfig
+from actors.engines.simulated import expected_tokens
+from actors.errors import ModelError
+from actors.messages import LoadProgress, StepOutput, StepReport, WorkerReady
+from actors.paging.hashes import page_hashes
+from actors.results import FinishReason
+from actors.worker.worker import Worker
+from tests.worker.test_engine_thread import PROMPT, request
+
+WAIT_S = 20.0
+
+
+@asynccontextmanager
+async def running(**simulated: Any) -> AsyncIterator[Worker]:
+    config = EngineConfig(
+        engine="simulated", cache_tokens=8192, max_batch_size=8, simulated={"step_s": 0.001, **simulated}
+    )
+    async with asyncio.timeout(WAIT_S):
+        worker = Worker("slot", config)
+        yield worker
+        await worker.close()
+
+
+async def ready(worker: Worker) -> tuple[AsyncGenerator[Any, None], WorkerReady]:
+    """The worker's reports, from the first one after it is ready."""
+    reports = cast("AsyncGenerator[Any, None]", worker.reports())
+    async for news in reports:
+        if isinstance(news, WorkerReady):
+            return reports, news
+    raise AssertionError("the worker never became ready")
+
+
+async def listen(worker: Worker, front_id: str = "front") -> AsyncGenerator[StepOutput, None]:
+    """A stream of outputs; the front is gone as soon as nobody holds it."""
+    outputs = cast("AsyncGenerator[StepOutput, None]", worker.outputs(front_id))
+    assert await anext(outputs) == StepOutput(), "the first message says that the worker listens"
+    return outputs
+
+
+async def collect(outputs: AsyncIterator[StepOutput], *tickets: int) -> dict[int, tuple[tuple[int, ...], FinishReason]]:
+    """Tokens and the reason of the end of each ticket."""
+    tokens: dict[int, list[int]] = {ticket: [] for ticket in tickets}
+    ends: dict[int, FinishReason] = {}
+    while len(ends) < len(tickets):
+        output = await anext(outputs)
+        for ticket, token_ids in zip(output.tickets, output.token_ids, strict=True):
+            tokens[ticket] += token_ids
+        ends |= {ticket: finished.reason for ticket, finished in output.finished}
+    return {ticket: (tuple(tokens[ticket]), ends[ticket]) for ticket in tickets}
+
+
+async def test_a_stream_carries_all_requests_of_a_front() -> None:
+    async with running() as worker:
+        _, news = await ready(worker)
+        outputs = await listen(worker)
+        asked = tuple(request(ticket, (*PROMPT, ticket)) for ticket in range(5))
+        assert await worker.submit("front", news.worker_id, asked)
+        made = await collect(outputs, *range(5))
+        for ticket, (tokens, reason) in made.items():
+            assert (tokens, reason) == (expected_tokens((*PROMPT, ticket), 10), FinishReason.LENGTH)
+
+
+async def test_a_slow_reader_gets_joined_steps_and_loses_nothing() -> None:
+    async with running() as worker:
+        reports, news = await ready(worker)
+        outputs = await listen(worker)
+        await worker.submit("front", news.worker_id, (request(1, tokens=200),))
+        while not (await anext(reports)).finished:
+            pass
+        output = await anext(outputs)
+        assert tuple(token for ids in output.token_ids for token in ids) == expected_tokens(PROMPT, 200)
+        assert [ticket for ticket, _ in output.finished] == [1]
+
+
+async def test_a_submission_for_another_life_or_by_a_stranger_is_refused() -> None:
+    async with running() as worker:
+        _, news = await ready(worker)
+        outputs = await listen(worker)
+        assert not await worker.submit("front", "slot#formerlife", (request(1),))
+        assert not await worker.submit("stranger", news.worker_id, (request(1),))
+        assert news.worker_id.startswith("slot#")
+        assert (await worker.heartbeat()).steps == 0
+        await outputs.aclose()
+
+
+async def test_a_front_whose_stream_closes_has_its_requests_cancelled() -> None:
+    async with running() as worker:
+        reports, news = await ready(worker)
+        outputs, others = await listen(worker, "gone"), await listen(worker, "stays")
+        await worker.submit("gone", news.worker_id, (request(1, tokens=5000), request(2, tokens=5000)))
+        await worker.submit("stays", news.worker_id, (request(3, (*PROMPT, 3), tokens=50),))
+        await anext(outputs)
+        await outputs.aclose()
+        finished: set[str] = set()
+        while finished != {"request-1", "request-2", "request-3"}:
+            report = await anext(reports)
+            finished |= {one.request_id for one in report.finished}
+        assert (await collect(others, 3))[3] == (expected_tokens((*PROMPT, 3), 50), FinishReason.LENGTH)
+        assert report.active_jobs == 0
+        assert report.free_pages == news.limits.total_pages
+
+
+async def test_cancelling_a_ticket_ends_it() -> None:
+    async with running() as worker:
+        _, news = await ready(worker)
+        outputs = await listen(worker)
+        await worker.submit("front", news.worker_id, (request(1, tokens=5000), request(2, (*PROMPT, 2))))
+        await worker.cancel("front", (1, 77))
+        made = await collect(outputs, 1, 2)
+        assert (made[1][1], made[2][1]) == (FinishReason.CANCELLED, FinishReason.LENGTH)
+
+
+async def test_reports_begin_with_progress_and_follow_the_work() -> None:
+    async with running(load_s=0.05) as worker:
+        reports = cast("AsyncGenerator[Any, None]", worker.reports())
+        first = await anext(reports)
+        assert isinstance(first, LoadProgress)
+        news: Any = first
+        while not isinstance(news, WorkerReady):
+            news = await anext(reports)
+        assert (news.resident_pages, news.sequence, news.running) == (frozenset(), 0, ())
+        outputs = await listen(worker)
+        prompt = tuple(range(600))
+        await worker.submit("front", news.worker_id, (request(1, prompt, 5),))
+        pages: set[bytes] = set()
+        seen: list[StepReport] = []
+        while not any(report.finished for report in seen):
+            report = await anext(reports)
+            pages = (pages | set(report.pages_added)) - set(report.pages_evicted)
+            seen.append(report)
+        assert [report.sequence for report in seen] == list(range(1, len(seen) + 1))
+        assert pages == set(page_hashes(prompt))
+        assert sum(report.generated_tokens for report in seen) == 5
+        await worker.resync()
+        report = await anext(reports)
+        assert (report.full, report.running, set(report.pages_added)) == (True, (), pages)
+        assert (await collect(outputs, 1))[1][1] is FinishReason.LENGTH
+
+
+async def test_a_new_listener_hears_what_runs_already() -> None:
+    async with running() as worker:
+        reports, news = await ready(worker)
+        outputs = await listen(worker)
+        await worker.submit("front", news.worker_id, (request(1, tokens=5000),))
+        await anext(reports)
+        await reports.aclose()
+        _, again = await ready(worker)
+        assert again.worker_id == news.worker_id
+        (attempt,) = again.running
+        assert (attempt.admission.request_id, attempt.admission.prompt_tokens) == ("request-1", len(PROMPT))
+        await worker.cancel("front", (1,))
+        assert (await collect(outputs, 1))[1][1] is FinishReason.CANCELLED
+
+
+async def test_a_heartbeat_tells_steps_and_process() -> None:
+    async with running() as worker:
+        _, news = await ready(worker)
+        outputs = await listen(worker)
+        await worker.submit("front", news.worker_id, (request(1),))
+        await collect(outputs, 1)
+        beat = await worker.heartbeat()
+        assert (beat.worker_id, beat.steps, beat.pid) == (news.worker_id, 10, os.getpid())
+
+
+async def test_reports_end_when_the_worker_is_closed() -> None:
+    async with running() as worker:
+        reports, _ = await ready(worker)
+        await worker.close()
+        assert [report async for report in reports] == []
+
+
+async def test_a_failed_load_is_told_to_whoever_listens() -> None:
+    async with asyncio.timeout(WAIT_S):
+        worker = Worker("slot", EngineConfig(engine="simulated", simulated={"fail_load": True}))
+        with pytest.raises(ModelError):
+            async for _ in worker.reports():
+                pass
+        with pytest.raises(ModelError):
+            async for _ in worker.reports():
+                pass
