@@ -31,10 +31,16 @@ class SimulatedOptions(_Section):
     fail_at_step: int | None = Field(None, ge=1, description="raise in this step, once")
     exit_at_step: int | None = Field(None, ge=1, description="end the process in this step")
     stall_at_step: int | None = Field(None, ge=1, description="hang in this step")
+    fatal_at_step: int | None = Field(None, ge=1, description="raise in this step that the process is beyond repair")
     fail_at_token: int | None = Field(None, ge=0, description="raise when a prompt that begins with this id starts")
     exit_at_token: int | None = Field(None, ge=0, description="end the process when such a prompt starts")
-    load_s: float = Field(0.0, ge=0.0)
-    fail_load: bool = False
+    stall_submit_at_token: int | None = Field(
+        None, ge=0, description="hang when a prompt that begins with this id is submitted"
+    )
+    load_s: float = Field(0.0, ge=0.0, description="time that loading takes")
+    fail_load: bool = Field(False, description="raise when the model is loaded")
+    fail_reset: bool = Field(False, description="raise when the engine is reset after a failed step")
+    fail_close: bool = Field(False, description="raise when the engine is closed")
     stamp_text: bool = Field(
         False, description="every token's text is the time.monotonic() of its step, for benchmarks"
     )

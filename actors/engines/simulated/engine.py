@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,6 +9,7 @@ from dataclasses import replace
 
 from actors.config import EngineConfig
 from actors.engines.base import Capacity, Emitted, Ended, EngineEvent, EngineJob, Prefilled, ProgressCallback, Started
+from actors.engines.simulated.faults import ScriptedFaults
 from actors.engines.simulated.job import SimulatedJob
 from actors.engines.simulated.tokens import EOS_TOKEN, FIRST_TOKEN, next_state, next_token
 from actors.engines.text import CompletionText, Release, StopStrings
@@ -28,7 +27,6 @@ SUPPORTED_PARAMETERS = frozenset(
 LOAD_STAGES = 10
 MAX_LAG_S = 0.25
 """An engine that is further behind its schedule than this gives it up instead of hurrying after it."""
-STALL_S = 86400.0
 
 
 class SimulatedEngine:
@@ -49,6 +47,7 @@ class SimulatedEngine:
     ) -> None:
         self._config = config
         self._options = config.simulated
+        self._faults = ScriptedFaults(config.simulated)
         self._clock = clock
         self._sleep = sleep
         self._limits: WorkerLimits | None = None
@@ -93,6 +92,7 @@ class SimulatedEngine:
             raise InvalidRequest(f"Job {job.job_id} is there already.", param="job_id")
         params = replace(job.params, max_new_tokens=job.max_new_tokens)
         validate_request(job.token_ids, params, (self._limits,), job.max_new_tokens)
+        self._faults.at_submit(job.token_ids[0])
         text = CompletionText(self, (), StopStrings(params.stop)) if params.stop else None
         made = self._live[job.job_id] = SimulatedJob(job, text)
         self._pending.append(made)
@@ -110,7 +110,7 @@ class SimulatedEngine:
         if not self._live:
             return events
         self._steps += 1
-        self._follow_script()
+        self._faults.at_step(self._steps)
         self._end_cancelled(events)
         self._start(events)
         computed_tokens = self._prefill(events)
@@ -133,6 +133,15 @@ class SimulatedEngine:
         return self._table.resident()
 
     def reset(self) -> None:
+        self._faults.at_reset()
+        self._forget()
+
+    def close(self) -> None:
+        self._forget()
+        self._limits = None
+        self._faults.at_close()
+
+    def _forget(self) -> None:
         self._table.clear()
         self._pending.clear()
         self._prefilling.clear()
@@ -141,22 +150,9 @@ class SimulatedEngine:
         self._cancelled.clear()
         self._due_s = None
 
-    def close(self) -> None:
-        self.reset()
-        self._limits = None
-
     def piece(self, token_id: int) -> bytes:
         """What a token adds to a text in the step that goes on."""
         return (self._stamp or f" w{token_id}").encode()
-
-    def _follow_script(self) -> None:
-        options = self._options
-        if self._steps == options.fail_at_step:
-            raise RuntimeError(f"The simulated engine was told to fail in step {self._steps}.")
-        if self._steps == options.exit_at_step:
-            os._exit(1)
-        if self._steps == options.stall_at_step:
-            threading.Event().wait(STALL_S)
 
     def _end_cancelled(self, events: list[EngineEvent]) -> None:
         if not self._cancelled:
@@ -179,10 +175,7 @@ class SimulatedEngine:
             if active >= self._config.max_batch_size or required > self._table.free_pages:
                 return
             self._pending.popleft()
-            if job.token_ids[0] == self._options.fail_at_token:
-                raise RuntimeError(f"The simulated engine was told to fail at token {job.token_ids[0]}.")
-            if job.token_ids[0] == self._options.exit_at_token:
-                os._exit(1)
+            self._faults.at_start(job.token_ids[0])
             job.allocation = self._table.allocate(job.names, job.total_pages)
             job.started_s = self._clock()
             self._prefilling.append(job)
