@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.engines.simulated import expected_tokens
 from actors.worker.engine_thread import QUIET_NEWS_S
-from tests.worker.test_engine_thread import PROMPT, request
+from tests.worker.harness import PROMPT, request
 
 TOKENS = 200
 STEP_S = 0.001
