@@ -84,7 +84,7 @@ class GenerationRequest:
     """One attempt, as a worker gets it. `ticket` is the front's own number for the attempt: outputs carry it back.
 
     A late output of an older attempt has another ticket, so it can never be taken for the current one. Of a `whole`
-    attempt all output comes at its end, joined, since nobody reads it before.
+    attempt all output comes at its end, joined, since nobody reads it before. `page_hashes` are those of `token_ids`.
     """
 
     ticket: int
@@ -94,6 +94,7 @@ class GenerationRequest:
     max_new_tokens: int
     seed: int
     params: SamplingParams
+    page_hashes: tuple[bytes, ...] = ()
     whole: bool = False
 
 

@@ -21,7 +21,6 @@ from actors.front.attempt_output import AttemptLost, Inbox
 from actors.front.dispatcher_link import RECONNECT_INTERVAL_S, DispatcherLink
 from actors.front.worker_link import WorkerLink
 from actors.messages import Admission, Finished, GenerationRequest, Grant, Welcome, WorkerLimits
-from actors.paging.hashes import page_hashes
 from actors.request.options import RequestOptions
 from actors.request.prepare import PreparedRequest, prepare
 from actors.request.prompt import Prompt, PromptEncoder
@@ -190,7 +189,7 @@ class Front:
             attempt=run.attempt,
             prompt_tokens=len(request.token_ids),
             max_new_tokens=request.max_new_tokens,
-            page_hashes=page_hashes(request.token_ids),
+            page_hashes=request.page_hashes,
             priority=Priority(request.options.priority),
             tenant=request.options.tenant,
             timeout_s=run.remaining_s(),
@@ -213,6 +212,7 @@ class Front:
                     max_new_tokens=request.max_new_tokens,
                     seed=request.seed,
                     params=request.params,
+                    page_hashes=request.page_hashes,
                     whole=whole,
                 ),
                 inbox,

@@ -70,7 +70,8 @@ each. Whoever hears of a step needs the interpreter, which this thread needs to 
 class StepNews:
     """What one turn of the loop brought. `outputs` has an entry per front that has something to hear.
 
-    `resident_pages` is set when it may have changed (a job started, ended, or completed a page) or was asked for.
+    `pages_added` and `pages_evicted` say how the resident pages have changed, `resident_pages` is all of them, where
+    that was asked for.
     `earlier` are steps that nobody was told of yet; `generated_tokens` counts theirs too.
     """
 
@@ -79,6 +80,8 @@ class StepNews:
     started: list[AttemptStarted]
     first_tokens: list[tuple[str, int]]
     finished: list[AttemptFinished]
+    pages_added: tuple[bytes, ...]
+    pages_evicted: tuple[bytes, ...]
     resident_pages: frozenset[bytes] | None
     full: bool
     free_pages: int
@@ -90,7 +93,7 @@ class StepNews:
     def quiet(self) -> bool:
         """Nothing here changes what anybody may do next."""
         told = self.outputs or self.started or self.first_tokens or self.finished or self.full
-        return not told and self.resident_pages is None
+        return not told and not self.pages_added and not self.pages_evicted
 
 
 class EngineThread:
@@ -157,12 +160,12 @@ class EngineThread:
             self._on_end(failure)
 
     def _turn(self, engine: Engine) -> None:
-        news = StepNews({}, None, [], [], [], None, False, 0, 0, 0)
+        news = StepNews({}, None, [], [], [], (), (), None, False, 0, 0, 0)
         self._take_commands(engine, news)
         if engine.has_work():
             self._step(engine, news)
         self._describe(engine, news)
-        if news.outputs or news.sample or news.finished or news.resident_pages is not None:
+        if news.sample or not news.quiet:
             self._tell(news)
 
     def _tell(self, news: StepNews) -> None:
@@ -210,6 +213,7 @@ class EngineThread:
         engine_job = EngineJob(
             job_id=job_id,
             token_ids=request.token_ids,
+            page_hashes=request.page_hashes,
             max_new_tokens=request.max_new_tokens,
             seed=request.seed,
             params=request.params,
@@ -305,8 +309,9 @@ class EngineThread:
         news.finished.append(AttemptFinished(request.request_id, request.attempt, finished.completion_tokens))
 
     def _describe(self, engine: Engine, news: StepNews) -> None:
-        prefilled = news.sample is not None and news.sample.prefill_tokens > 0
-        if news.started or news.finished or prefilled or news.full:
+        changes = engine.page_changes()
+        news.pages_added, news.pages_evicted = changes.added, changes.evicted
+        if news.full:
             news.resident_pages = engine.resident_pages()
         capacity = engine.capacity()
         news.free_pages = capacity.free_pages

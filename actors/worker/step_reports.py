@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from actors.messages import AttemptFinished, AttemptStarted, StepReport, StepSample
+from actors.paging.resident import ResidentPages
 from actors.worker.engine_thread import StepNews
 
 MAX_SAMPLES = 256
@@ -15,8 +16,7 @@ class ReportBuilder:
     def __init__(self, worker_id: str) -> None:
         self._worker_id = worker_id
         self.sequence = 0
-        self._known_pages: frozenset[bytes] = frozenset()
-        self._pages: frozenset[bytes] = frozenset()
+        self._pages = ResidentPages()
         self._clear()
 
     def _clear(self) -> None:
@@ -34,17 +34,11 @@ class ReportBuilder:
     @property
     def urgent(self) -> bool:
         """Whether something changed that admission or placement depend on."""
-        return bool(
-            self._started
-            or self._first_tokens
-            or self._finished
-            or self._full
-            or (self._pages is not self._known_pages and self._pages != self._known_pages)
-        )
+        return bool(self._started or self._first_tokens or self._finished or self._full or self._pages.changed)
 
     @property
     def pages(self) -> frozenset[bytes]:
-        return self._pages
+        return self._pages.names()
 
     def add(self, news: StepNews) -> None:
         self._dirty = True
@@ -59,7 +53,12 @@ class ReportBuilder:
             self._steps.append(news.sample)
         del self._steps[:-MAX_SAMPLES]
         if news.resident_pages is not None:
-            self._pages = news.resident_pages
+            self._pages.replace(news.resident_pages)
+            return
+        for name in news.pages_evicted:
+            self._pages.remove(name)
+        for name in news.pages_added:
+            self._pages.add(name)
 
     def take(self, running: tuple[tuple[str, int], ...] = ()) -> StepReport:
         """The report of everything since the last one; call only when there is something (truth of the builder).
@@ -67,15 +66,17 @@ class ReportBuilder:
         `running` names every attempt that the worker holds now; it goes into reports that tell the whole truth.
         """
         self.sequence += 1
-        before = frozenset() if self._full else self._known_pages
+        added, evicted = self._pages.take_changes()
+        if self._full:
+            added, evicted = tuple(self._pages.names()), ()
         report = StepReport(
             worker_id=self._worker_id,
             sequence=self.sequence,
             started=tuple(self._started),
             first_tokens=tuple(self._first_tokens),
             finished=tuple(self._finished),
-            pages_added=tuple(self._pages - before),
-            pages_evicted=tuple(before - self._pages),
+            pages_added=added,
+            pages_evicted=evicted,
             full=self._full,
             running=running if self._full else None,
             free_pages=self._free_pages,
@@ -83,6 +84,5 @@ class ReportBuilder:
             steps=tuple(self._steps),
             generated_tokens=self._generated_tokens,
         )
-        self._known_pages = self._pages
         self._clear()
         return report

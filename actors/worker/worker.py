@@ -29,7 +29,6 @@ from actors.messages import (
     WorkerNews,
     WorkerReady,
 )
-from actors.paging.hashes import page_hashes
 from actors.worker.engine_process import start_engine
 from actors.worker.engine_thread import Cancel, CancelFront, Inspect, StepNews, Stop, Submit
 from actors.worker.output_columns import OutputColumns
@@ -70,7 +69,7 @@ def _running_attempt(request: GenerationRequest) -> RunningAttempt:
         attempt=request.attempt,
         prompt_tokens=len(request.token_ids),
         max_new_tokens=request.max_new_tokens,
-        page_hashes=page_hashes(request.token_ids),
+        page_hashes=request.page_hashes,
     )
     return RunningAttempt(admission, cached_tokens=0)
 

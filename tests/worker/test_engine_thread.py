@@ -15,6 +15,7 @@ from actors.engines.base import EngineEvent, EngineJob
 from actors.engines.simulated import SimulatedEngine, expected_tokens
 from actors.errors import EngineFailure, FatalEngineError, InvalidRequest, ModelError
 from actors.messages import Finished, GenerationRequest, LoadProgress, WorkerLimits
+from actors.paging.hashes import page_hashes
 from actors.results import FinishReason
 from actors.sampling import sampling_params
 from actors.worker.engine_thread import (
@@ -38,6 +39,7 @@ def request(ticket: int, prompt: tuple[int, ...] = PROMPT, tokens: int = 10, **p
         request_id=f"request-{ticket}",
         attempt=1,
         token_ids=prompt,
+        page_hashes=page_hashes(prompt),
         max_new_tokens=tokens,
         seed=0,
         params=sampling_params(**{"temperature": 0.0, **params}),
@@ -147,7 +149,7 @@ def test_each_front_hears_its_own_and_nothing_else(start: Any) -> None:
 
 def test_a_refused_request_fails_alone_with_its_own_error(start: Any) -> None:
     harness = start(step_s=0.0)
-    harness.submit(request(1), request(2, (5000,)), request(3))
+    harness.submit(request(1), request(2, top_k=5), request(3))
     good, refused, other = harness.until_finished(1, 2, 3)
     assert refused.reason is FinishReason.ERROR
     assert isinstance(refused.error, InvalidRequest)
@@ -229,20 +231,20 @@ def test_inspection_tells_all_resident_pages(start: Any) -> None:
     harness = start(step_s=0.0)
     harness.submit(request(1, tuple(range(600)), 2))
     harness.until_finished(1)
-    known = harness.news[-1].resident_pages
-    assert len(known) == 2
+    known = {name for news in harness.news for name in news.pages_added}
+    assert known == set(page_hashes(range(600)))
     harness.send(Inspect())
     news = harness.next()
     assert (news.full, news.resident_pages, news.sample) == (True, known, None)
 
 
-def test_pages_are_told_only_when_they_may_have_changed(start: Any) -> None:
+def test_a_page_is_told_in_the_step_that_completes_it(start: Any) -> None:
     harness = start(step_s=0.0)
-    harness.submit(request(1, tokens=20))
+    harness.submit(request(1, tuple(range(250)), tokens=20))
     harness.until_finished(1)
-    told = [news.resident_pages is not None for news in harness.news]
-    assert (told[0], told[-1]) == (True, True)
-    assert not any(told[1:-1])
+    (told,) = [news for news in harness.news if news.pages_added or news.pages_evicted]
+    assert (len(told.pages_added), told.pages_evicted) == (1, ())
+    assert told is not harness.news[-1]
 
 
 def test_an_idle_thread_waits_without_steps_and_stops_at_once(start: Any) -> None:

@@ -1,5 +1,7 @@
 """Step reports: differences of resident pages, sequence numbers without gaps, bounded samples."""
 
+from collections.abc import Iterable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,15 +10,23 @@ from actors.worker.engine_thread import StepNews
 from actors.worker.step_reports import MAX_SAMPLES, ReportBuilder
 
 
-def news(pages: frozenset[bytes] | None = None, *, full: bool = False, tokens: int = 0) -> StepNews:
+def news(
+    added: Iterable[bytes] = (),
+    evicted: Iterable[bytes] = (),
+    *,
+    pages: frozenset[bytes] | None = None,
+    tokens: int = 0,
+) -> StepNews:
     return StepNews(
         outputs={},
         sample=StepSample(0.01, 0, 1),
         started=[AttemptStarted("r", 1, 0)],
         first_tokens=[("r", 1)],
         finished=[AttemptFinished("r", 1, tokens)],
+        pages_added=tuple(added),
+        pages_evicted=tuple(evicted),
         resident_pages=pages,
-        full=full,
+        full=pages is not None,
         free_pages=3,
         active_jobs=1,
         generated_tokens=tokens,
@@ -30,9 +40,11 @@ page_sets = st.frozensets(st.binary(min_size=1, max_size=1), max_size=8)
 def test_a_listener_that_follows_the_reports_knows_the_pages(steps: list[tuple[frozenset[bytes], bool, bool]]) -> None:
     builder = ReportBuilder("w#1")
     known: set[bytes] = set()
+    before: frozenset[bytes] = frozenset()
     expected_sequence = 1
     for pages, full, take in steps:
-        builder.add(news(pages, full=full))
+        builder.add(news(pages - before, before - pages, pages=pages if full else None))
+        before = pages
         if not take:
             continue
         report = builder.take()

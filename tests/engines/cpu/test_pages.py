@@ -134,8 +134,7 @@ def test_after_any_mix_everything_is_given_back(engine: CpuEngine, random: Rando
         runner.step()
     runner.finish()
     assert all_free(engine)
-    assert engine._batch is not None
-    engine._batch.table.validate([])
+    engine._table.validate([])
 
 
 def test_a_cache_of_one_job_serves_many() -> None:
