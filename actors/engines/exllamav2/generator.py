@@ -88,7 +88,9 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         elif self.draft_model:
             self.iterate_gen(results, self.iterate_draftmodel_gen(results))
         elif self.use_ngram_draft:
-            self.iterate_gen(results, self.iterate_ngram_gen(results))
+            # The library looks at the last tokens of every job without asking whether there are so many.
+            short = any(len(job.sequences[0].sequence_ids) < self.max_ngram - 1 for job in step.sampled)
+            self.iterate_gen(results, None if short else self.iterate_ngram_gen(results))
         else:
             self.iterate_gen(results)
         return step

@@ -14,6 +14,7 @@ from actors.engines.base import EngineJob
 from actors.engines.cpu import CpuEngine
 from actors.paging.hashes import PAGE_TOKENS, page_hashes
 from tests.engines.cpu.harness import Runner, alone, filler, job, reference_tokens, run
+from tests.properties import examples
 
 
 def all_free(engine: CpuEngine) -> bool:
@@ -121,7 +122,7 @@ def mixed_jobs(random: Random) -> list[EngineJob]:
     return jobs
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(random=st.randoms(use_true_random=False))
 def test_after_any_mix_everything_is_given_back(engine: CpuEngine, random: Random) -> None:
     runner = Runner(engine)

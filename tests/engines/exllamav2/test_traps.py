@@ -127,6 +127,15 @@ def test_drafting_ends_neither_early_nor_with_an_error_at_a_page_edge(
     assert engine._model.limits.reserve_tokens == 4
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4])
+def test_a_prompt_shorter_than_an_ngram_harms_nobody(tmp_path: Path, tokens: int) -> None:
+    engine = make_engine(tmp_path, exllamav2={"ngram_draft": True})
+    prompts = [prompt(40), prompt(tokens, 1), prompt(tokens, 2)]
+    outcomes = run(engine, [greedy(number, ids, 20) for number, ids in enumerate(prompts)])
+    for number, ids in enumerate(prompts):
+        assert outcomes[number].token_ids == reference(ids, 20)
+
+
 def test_what_cannot_be_drafted_is_refused_by_name(tmp_path: Path) -> None:
     engine = make_engine(tmp_path, exllamav2={"ngram_draft": True})
     with pytest.raises(UnsupportedParameter, match="banned_strings"):
