@@ -108,11 +108,18 @@ class Batch:
     def _next_chunk(self, job: RunningJob, in_work: set[Page]) -> int:
         """Take over what others have computed of the prompt; returns how many tokens are to be computed then, without
         a gap, before the next page that is another's."""
-        if job.row.length % PAGE_TOKENS == 0:
+        # At a page's edge, in this order:
+        # 1. Whole pages that are valid under the prompt's own names are taken over.
+        # 2. A page that a job before this one is about to fill is waited for.
+        # 3. Of the page that is next, the beginning that some other page agrees in is copied. Is that all of it, then
+        #    the row is at an edge again, behind which 1 to 3 may hold once more.
+        # Inside a page, and where nothing of the next one is to be had, the prompt is computed.
+        while job.row.length % PAGE_TOKENS == 0:
             self._take_pages(job)
             if job.pages.pages[job.row.length // PAGE_TOKENS] in in_work:
                 return 0
-            self._take_part(job)
+            if not self._take_part(job):
+                break
         others = islice(enumerate(job.prompt_pages()), job.row.length // PAGE_TOKENS + 1, None)
         stop = next(
             (place * PAGE_TOKENS for place, page in others if page in in_work or page.valid_tokens == PAGE_TOKENS),
@@ -126,15 +133,19 @@ class Batch:
         for place in range(job.row.length // PAGE_TOKENS, job.pages.position // PAGE_TOKENS):
             job.row.load_page(self._pool, job.pages.pages[place].index, place * PAGE_TOKENS, PAGE_TOKENS)
 
-    def _take_part(self, job: RunningJob) -> None:
-        """Copy the beginning of a page from the resident page that agrees with it furthest."""
+    def _take_part(self, job: RunningJob) -> bool:
+        """Copy the beginning of a page from the page that agrees with it furthest; returns whether there was any."""
         start = job.row.length
         wanted = job.token_ids[start : min(start + PAGE_TOKENS, job.prompt_tokens - 1)]
         match = self._table.best_partial(job.pages.parent_hash(start // PAGE_TOKENS), wanted)
-        if match is not None:
-            page, tokens = match
-            job.row.load_page(self._pool, page.index, start, tokens)
-            job.pages.cached_tokens += tokens
+        if match is None:
+            return False
+        page, tokens = match
+        job.row.load_page(self._pool, page.index, start, tokens)
+        job.pages.cached_tokens += tokens
+        if tokens == PAGE_TOKENS:
+            self._store(job)
+        return True
 
     def _forward(
         self, blocks: Sequence[Block], decoding: Sequence[RunningJob], chunks: Sequence[tuple[RunningJob, int]]
