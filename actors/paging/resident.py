@@ -62,9 +62,14 @@ class ResidentPages:
             self._snapshot = frozenset(self._names)
         return self._snapshot
 
+    @property
+    def changed(self) -> bool:
+        """Whether `take_changes` has anything to tell."""
+        return bool(self._added or self._evicted)
+
     def take_changes(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Names added and names lost since the last call; a page that came and went in between is in neither."""
-        if not self._added and not self._evicted:
+        if not self.changed:
             return (), ()
         changes = tuple(self._added), tuple(self._evicted)
         self._added, self._evicted = {}, {}

@@ -21,6 +21,7 @@ from ray.util import ActorPool
 from actors import EngineConfig, Pool
 from actors.engines.simulated import SimulatedEngine
 from actors.messages import GenerationRequest, StepOutput
+from actors.paging.hashes import page_hashes
 from actors.sampling import sampling_params
 from actors.worker.commands import StepNews, Submit
 from actors.worker.engine_thread import EngineThread
@@ -69,6 +70,7 @@ class DirectWorker:
             max_new_tokens=TOKENS,
             seed=0,
             params=PARAMS,
+            page_hashes=page_hashes(prompt),
         )
         self._thread.send(Submit("direct", request))
         await future

@@ -24,6 +24,7 @@ import ray
 from actors import EngineConfig, Pool
 from actors.engines.simulated import SimulatedEngine
 from actors.messages import GenerationRequest, StepOutput
+from actors.paging.hashes import page_hashes
 from actors.sampling import sampling_params
 from actors.worker.commands import StepNews, Submit
 from actors.worker.engine_thread import EngineThread
@@ -82,6 +83,7 @@ class PerRequestWorker:
             max_new_tokens=tokens,
             seed=0,
             params=PARAMS,
+            page_hashes=page_hashes(prompt),
         )
         self._thread.send(Submit("direct", request))
         while True:

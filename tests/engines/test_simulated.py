@@ -204,9 +204,7 @@ def test_cancelling_an_unknown_or_ended_job_does_nothing() -> None:
     ("one", "error"),
     [
         (job(1, ()), InvalidRequest),
-        (job(1, (1, 2048)), InvalidRequest),
         (job(1, PROMPT, 0), InvalidRequest),
-        (job(1, PROMPT, 3, stop_token_ids=[2048]), InvalidRequest),
         (job(1, PROMPT, 3, top_k=5), UnsupportedParameter),
         (job(1, PROMPT, 32 * PAGE_TOKENS), ContextLengthExceeded),
     ],

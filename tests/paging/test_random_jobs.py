@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import settings
 
 from tests.paging.random_jobs import Job, JobsOverRows, RandomJobs
+from tests.properties import examples
 
-RandomJobs.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+RandomJobs.TestCase.settings = settings(examples(60), stateful_step_count=40)
 TestRandomJobs = RandomJobs.TestCase
 
 

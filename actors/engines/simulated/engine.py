@@ -5,10 +5,20 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 from actors.config import EngineConfig
-from actors.engines.base import Capacity, Emitted, Ended, EngineEvent, EngineJob, Prefilled, ProgressCallback, Started
+from actors.engines.base import (
+    Capacity,
+    Emitted,
+    Ended,
+    EngineEvent,
+    EngineJob,
+    PageChanges,
+    Prefilled,
+    ProgressCallback,
+    Started,
+)
+from actors.engines.checks import check_job
 from actors.engines.simulated.faults import ScriptedFaults
 from actors.engines.simulated.job import SimulatedJob
 from actors.engines.simulated.tokens import EOS_TOKEN, FIRST_TOKEN, next_state, next_token
@@ -17,7 +27,6 @@ from actors.errors import EngineFailure, InvalidRequest, ModelError
 from actors.messages import LoadProgress, WorkerLimits
 from actors.paging.hashes import PAGE_TOKENS, next_hash, pages_needed
 from actors.paging.table import PageTable
-from actors.request.checks import validate_request
 from actors.results import FinishReason
 
 DEFAULT_CACHE_TOKENS = 65536
@@ -61,6 +70,12 @@ class SimulatedEngine:
         self._steps = 0
         self._stamp = ""
 
+    def __repr__(self) -> str:
+        return (
+            f"<SimulatedEngine after {self._steps} steps: {len(self._live) - len(self._pending)} jobs run, "
+            f"{len(self._pending)} wait, {self._table.free_pages} of {self._table.total_pages} pages free>"
+        )
+
     def load(self, progress: ProgressCallback) -> WorkerLimits:
         options = self._options
         for stage in range(LOAD_STAGES):
@@ -84,16 +99,11 @@ class SimulatedEngine:
     def submit(self, job: EngineJob) -> None:
         if self._limits is None:
             raise EngineFailure("The simulated engine is not loaded, or was closed.")
-        if job.max_new_tokens < 1:
-            raise InvalidRequest(
-                f"max_new_tokens must be at least 1, not {job.max_new_tokens}.", param="max_new_tokens"
-            )
+        check_job(job, self._limits)
         if job.job_id in self._live:
             raise InvalidRequest(f"Job {job.job_id} is there already.", param="job_id")
-        params = replace(job.params, max_new_tokens=job.max_new_tokens)
-        validate_request(job.token_ids, params, (self._limits,), job.max_new_tokens)
         self._faults.at_submit(job.token_ids[0])
-        text = CompletionText(self, (), StopStrings(params.stop)) if params.stop else None
+        text = CompletionText(self, (), StopStrings(job.params.stop)) if job.params.stop else None
         made = self._live[job.job_id] = SimulatedJob(job, text)
         self._pending.append(made)
 
@@ -131,6 +141,9 @@ class SimulatedEngine:
 
     def resident_pages(self) -> frozenset[bytes]:
         return self._table.resident()
+
+    def page_changes(self) -> PageChanges:
+        return PageChanges(*self._table.take_changes())
 
     def reset(self) -> None:
         self._faults.at_reset()
@@ -171,12 +184,12 @@ class SimulatedEngine:
         while self._pending:
             job = self._pending[0]
             active = len(self._live) - len(self._pending)
-            required = self._table.pages_required(job.names, job.total_pages)
+            required = self._table.pages_required(job.job.page_hashes, job.total_pages)
             if active >= self._config.max_batch_size or required > self._table.free_pages:
                 return
             self._pending.popleft()
             self._faults.at_start(job.token_ids[0])
-            job.allocation = self._table.allocate(job.names, job.total_pages)
+            job.allocation = self._table.allocate(job.job.page_hashes, job.total_pages)
             job.started_s = self._clock()
             self._prefilling.append(job)
             events.append(Started(job.job_id))
