@@ -9,8 +9,8 @@ from serve_app.config import LiveSettings
 from serve_app.edge.access_log import AccessLog
 from serve_app.edge.auth import Accounts, Auth
 from serve_app.edge.bounds import BodyBounds, HeaderBounds
+from serve_app.edge.keys import KeyRing
 from serve_app.edge.request_id import RequestId
-from serve_app.keys import KeyRing
 
 EXPOSED_HEADERS = ("x-request-id", "retry-after", "retry-after-ms", "x-should-retry")
 
