@@ -24,7 +24,7 @@ from cluster.deploy_status import FAILED, cause
 from serve_app.config import ListenConfig, ServeConfig
 from serve_app.edge.keys import load_keys
 from serve_app.edge.proxy import use_in_proxies
-from serve_app.serving.pool_owner import holder_name
+from serve_app.serving.pool_lease import holder_name
 
 APP_NAME = "exlpool"
 POLL_S = 0.2

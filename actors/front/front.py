@@ -94,6 +94,12 @@ class Front:
         """What the workers that were there at the greeting can take."""
         return self._welcome.limits
 
+    @property
+    def reachable(self) -> bool:
+        """Whether this front can carry requests: it hears the dispatcher, and of the workers it has used at least one
+        link is open or was never tried."""
+        return not self._closed
+
     def shut_down(self) -> None:
         """Close without waiting; must be called on the front's own event loop. What runs ends with `PoolClosed`."""
         self._closed = True

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import TracebackType
 from typing import Self
 
 from starlette.types import Receive
+
+from actors.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
 
 
 class ClientGone(Exception):
@@ -24,33 +29,31 @@ class UntilClientGone:
         self._receive = receive
         self._gone = False
         self._task: asyncio.Task[object] | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._tasks = Supervisor("client")
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
         assert self._task is not None
         self._cancelling = self._task.cancelling()
-        self._watcher = asyncio.create_task(self._watch(self._task))
-        self._watcher.add_done_callback(_forget)
+        self._tasks.start("watching the connection", self._watch(), on_end=self._client_gone)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._task is not None
-        assert self._watcher is not None
-        self._watcher.cancel()
+        self._tasks.shut_down()
         if self._gone and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise ClientGone from None
 
-    async def _watch(self, task: asyncio.Task[object]) -> None:
+    async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+    def _client_gone(self, failure: BaseException | None) -> None:
+        """A connection that fails while it is watched has no client any more either."""
+        if failure is not None:
+            logger.debug("A connection failed while it was watched: %r", failure)
+        assert self._task is not None
         self._gone = True
-        task.cancel()
-
-
-def _forget(watcher: asyncio.Task[None]) -> None:
-    """A connection that fails while it is watched says nothing that its end does not say."""
-    if not watcher.cancelled():
-        watcher.exception()
+        self._task.cancel()

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from operator import itemgetter
 
 from actors.errors import PoolClosed
 from actors.front.front import Front
 from actors.request.options import RequestOptions
 from actors.results import Delta, FinishReason
+from actors.supervisor import Supervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,12 @@ async def run_whole(front: Front, jobs: Sequence[Job]) -> list[Delta]:
     """
     if len(jobs) == 1:
         return [await _whole(front, jobs[0])]
-    tasks = [asyncio.create_task(_whole(front, job)) for job in jobs]
     try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        await _cancel(tasks)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_whole(front, job)) for job in jobs]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None  # the first; it may have brought the others down
+    return [task.result() for task in tasks]
 
 
 async def stream(front: Front, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Delta], None]:
@@ -53,29 +54,54 @@ async def stream(front: Front, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int,
             yield jobs[0].choice, delta
 
 
+_News = asyncio.Queue[tuple[int, Delta] | BaseException | None]
+"""What the tasks that read the streams have for the one who merges them; None: one of them has ended."""
+
+
 async def _merged(front: Front, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Delta], None]:
-    streams = {job.choice: front.stream(job.token_ids, job.options) for job in jobs}
-    pending = {asyncio.create_task(_next(deltas)): choice for choice, deltas in streams.items()}
+    """Every job is read by a task of its own. Each has at most one delta waiting here: while the client is slow, the
+    front joins what comes, and nothing piles up."""
+    tasks = Supervisor("choices of one request")
+    news: _News = asyncio.Queue()
+    rooms = {job.choice: asyncio.Semaphore(1) for job in jobs}
     try:
-        while pending:
-            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            news = sorted(((pending[task], task.result()) for task in done), key=itemgetter(0))
-            for task in done:
-                del pending[task]
-            for choice, delta in news:
-                yield choice, delta
-                if delta.finish_reason is None:
-                    pending[asyncio.create_task(_next(streams[choice]))] = choice
+        for job in jobs:
+            reading = _read(front, job, rooms[job.choice], news)
+            tasks.start(f"choice {job.choice}", reading, on_end=news.put_nowait)
+        ended = 0
+        while ended < len(jobs):
+            for item in await _all_news(news):
+                if item is None:
+                    ended += 1
+                else:
+                    yield item
+                    rooms[item[0]].release()
     finally:
-        await _cancel(list(pending))
-        for deltas in streams.values():
-            await deltas.aclose()
+        tasks.shut_down()
+        await tasks.wait_closed()
 
 
-async def _next(deltas: AsyncGenerator[Delta, None]) -> Delta:
-    delta = await anext(deltas)
-    _require_regular_end(delta)
-    return delta
+async def _all_news(news: _News) -> list[tuple[int, Delta] | None]:
+    """All that is there, at least one. A failure that came together with text wins: the request may then still be
+    refused, since nothing of it was shown."""
+    items = [await news.get()]
+    while not news.empty():
+        items.append(news.get_nowait())
+    for item in items:
+        if isinstance(item, BaseException):
+            raise item
+    return [item for item in items if not isinstance(item, BaseException)]
+
+
+async def _read(front: Front, job: Job, room: asyncio.Semaphore, news: _News) -> None:
+    try:
+        async with aclosing(front.stream(job.token_ids, job.options)) as deltas:
+            async for delta in deltas:
+                _require_regular_end(delta)
+                await room.acquire()
+                news.put_nowait((job.choice, delta))
+    except Exception as failure:  # noqa: BLE001 - raised where the streams are merged
+        news.put_nowait(failure)
 
 
 async def _whole(front: Front, job: Job) -> Delta:
@@ -90,12 +116,6 @@ async def _whole(front: Front, job: Job) -> Delta:
     )
     _require_regular_end(delta)
     return delta
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[Delta]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _require_regular_end(delta: Delta) -> None:

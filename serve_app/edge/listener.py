@@ -6,14 +6,17 @@ Serve still starts, watches, updates and stops the replica that listens. All rep
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.edge.protocol import with_head_timeout
+from actors.supervisor import Supervisor
+from serve_app.config import LiveSettings
+from serve_app.edge.keys import KeyRing
+from serve_app.edge.protocol import HeadBounds, bounded_protocol
+from serve_app.edge.stack import Edge
 
 logger = logging.getLogger("ray.serve.exlpool")
 
@@ -27,16 +30,19 @@ class Listener:
     """Listens while the application behind it lives: from the end of its start-up to the begin of its shutdown, when
     it takes no more connections and lets requests end first. `app` is what Serve runs, `listened` what answers here."""
 
-    def __init__(
-        self, app: ASGIApp, listened: ASGIApp, *, host: str, port: int, drain_s: float, head_timeout_s: float
-    ) -> None:
+    def __init__(self, app: ASGIApp, listened: Edge, *, host: str, port: int, drain_s: float) -> None:
         self._app = app
+        self._listened = listened
         self._host, self._port, self._drain_s = host, port, drain_s
+        self.failure: Exception | None = None
+        """Why it listens no more, though nobody asked it to end: then its process is of no use."""
+        self._tasks = Supervisor("listener")
         self._serving: asyncio.Task[None] | None = None
+        self._protocol = bounded_protocol(HeadBounds.of(LiveSettings()))
         self._server = uvicorn.Server(
             uvicorn.Config(
                 listened,
-                http=with_head_timeout(head_timeout_s),
+                http=self._protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -48,6 +54,11 @@ class Listener:
                 timeout_graceful_shutdown=max(int(drain_s), 1),
             )
         )
+
+    def configure(self, settings: LiveSettings, keys: KeyRing | None) -> None:
+        """As `Edge.configure`. Connections hold to the new bounds at once."""
+        self._protocol.bounds = HeadBounds.of(settings)
+        self._listened.configure(settings, keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -74,12 +85,20 @@ class Listener:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind((self._host, self._port))
-        self._serving = asyncio.create_task(self._server.serve([listening]))
+        self._serving = self._tasks.start("serving", self._server.serve([listening]), on_end=self._ended)
         logger.info("Listening on %s port %d", self._host, self._port)
 
     async def _stop(self) -> None:
-        if self._serving is None:
-            return
         self._server.should_exit = True
-        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.shield(self._serving), self._drain_s + LAST_WORDS_S)
+        if self._serving is not None:
+            await asyncio.wait({self._serving}, timeout=self._drain_s + LAST_WORDS_S)
+        self._tasks.shut_down()
+
+    def _ended(self, failure: BaseException | None) -> None:
+        if not self._server.should_exit or failure is not None:
+            logger.error("The listener on %s port %d has ended", self._host, self._port, exc_info=failure)
+            self.failure = RuntimeError(f"The listener on {self._host} port {self._port} has ended: {failure!r}.")
+
+    def __repr__(self) -> str:
+        state = "failed" if self.failure is not None else "listening" if self._serving is not None else "not started"
+        return f"<Listener on {self._host} port {self._port}: {state}>"

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -82,8 +82,9 @@ class Metrics:
 
     async def _read_pool(self, model: str, answer: Awaitable[PoolStatistics]) -> None:
         try:
-            statistics = await asyncio.wait_for(answer, STATISTICS_TIMEOUT_S)
-        except (TimeoutError, RayActorError, RayTaskError):
+            async with asyncio.timeout(STATISTICS_TIMEOUT_S):
+                statistics = await answer
+        except (TimeoutError, RayError):
             values = {"workers_up": 0.0}
         else:
             scheduler = statistics.scheduler

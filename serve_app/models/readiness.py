@@ -6,7 +6,9 @@ import asyncio
 import logging
 from typing import Any
 
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError
+
+from actors.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -15,34 +17,38 @@ ALL_STATES = -1
 
 
 class Readiness:
-    """Follows the state of a pool's workers. A dispatcher that does not answer counts as a pool that is not ready."""
+    """Follows the state of a pool's workers. While it cannot follow, for whatever reason, the pool is not ready."""
 
     def __init__(self, dispatcher: Any) -> None:
         self._dispatcher = dispatcher
         self.ready = False
-        self._follower: asyncio.Task[None] | None = None
+        self._tasks = Supervisor("readiness")
 
     def start(self) -> None:
-        self._follower = asyncio.create_task(self._follow())
+        self._tasks.keep("following the workers", self._follow, pause_s=RECONNECT_INTERVAL_S)
 
     async def close(self) -> None:
-        self.ready = False
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.gather(self._follower, return_exceptions=True)
+        self._tasks.shut_down()
+        await self._tasks.wait_closed()
 
     async def _follow(self) -> None:
+        """Returns when the dispatcher is gone for good."""
         version = ALL_STATES
-        while True:
-            try:
-                version, states = await self._dispatcher.progress.remote(version)
-            except ActorDiedError:
-                logger.error("A pool's dispatcher is gone")
-                self.ready = False
-                return
-            except (RayActorError, RayTaskError):
-                self.ready = False
-                version = ALL_STATES  # a dispatcher that restarts counts anew
-                await asyncio.sleep(RECONNECT_INTERVAL_S)
-            else:
-                self.ready = any(state.worker_id is not None for state in states)
+        try:
+            while True:
+                try:
+                    version, states = await self._dispatcher.progress.remote(version)
+                except ActorDiedError:
+                    logger.error("A pool's dispatcher is gone")
+                    return
+                except RayError:
+                    self.ready = False
+                    version = ALL_STATES  # a dispatcher that restarts counts anew
+                    await asyncio.sleep(RECONNECT_INTERVAL_S)
+                else:
+                    self.ready = any(state.worker_id is not None for state in states)
+        finally:
+            self.ready = False
+
+    def __repr__(self) -> str:
+        return f"<Readiness: {'ready' if self.ready else 'not ready'}, {self._tasks!r}>"

@@ -8,11 +8,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from actors.errors import ExlpoolError, NoHealthyWorker
+from ray.exceptions import ActorDiedError, RayError
+
+from actors.errors import ExlpoolError, NoHealthyWorker, first_line
 from actors.front.front import Front
 from actors.messages import WorkerLimits
 from actors.request.checks import room_tokens
 from actors.results import Priority
+from actors.supervisor import Supervisor
 from serve_app.errors import ModelNotFound
 from serve_app.models.readiness import Readiness
 from serve_app.models.text import ModelText
@@ -38,7 +41,7 @@ class ServedModel:
         self.default_priority = default_priority
         self._dispatcher = dispatcher
         self._readiness = Readiness(dispatcher)
-        self._opening: asyncio.Task[None] | None = None
+        self._tasks = Supervisor(f"model {name}")
         self._front: Front | None = None
         self._text: ModelText | None = None
         self._failure: ExlpoolError | None = None
@@ -46,21 +49,20 @@ class ServedModel:
     def start(self) -> None:
         """Begin to open the front and to watch the pool; returns at once."""
         self._readiness.start()
-        self._opening = asyncio.create_task(self._open())
+        self._tasks.start("opening the front", self._open(), on_end=self._opening_ended)
 
     async def close(self) -> None:
         """Cancel everything that still runs here; the pool itself stays."""
+        self._tasks.shut_down()
+        await self._tasks.wait_closed()
         await self._readiness.close()
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
         if self._front is not None:
             await self._front.close()
 
     @property
     def ready(self) -> bool:
-        """Whether some worker can generate now, as far as this process knows."""
-        return self._front is not None and self._readiness.ready
+        """Whether some worker can generate now, as far as this process knows, and this process can reach it."""
+        return self._front is not None and self._readiness.ready and self._front.reachable
 
     @property
     def front(self) -> Front:
@@ -98,16 +100,45 @@ class ServedModel:
         raise NoHealthyWorker(f"The model {self.name!r} is being loaded.", retry_after_s=OPENING_RETRY_S)
 
     async def _open(self) -> None:
+        """Open the front, again and again: what kept it shut may pass. Meanwhile clients are told the last failure."""
+        while True:
+            try:
+                await self._open_once()
+            except ActorDiedError as error:
+                self._fail(NoHealthyWorker(f"The pool is gone: {first_line(error)}"))
+                return  # whoever follows the pool serves the model from the next one
+            except ExlpoolError as error:
+                self._fail(error)
+            except RayError as error:
+                self._fail(NoHealthyWorker(first_line(error)))
+            else:
+                self._failure = None
+                return
+            await asyncio.sleep(OPENING_RETRY_S)
+
+    async def _open_once(self) -> None:
+        front = await Front.open(self._dispatcher, patient=False)
         try:
-            front = await Front.open(self._dispatcher, patient=False)
             self._text = await asyncio.to_thread(ModelText, front.encoder)
-            self._front = front
-        except ExlpoolError as error:
-            logger.error("Model %s cannot be served: %s", self.name, error)
-            self._failure = error
-        except Exception as error:
-            logger.exception("Model %s cannot be served", self.name)
-            self._failure = NoHealthyWorker(f"{type(error).__name__}: {error}")
+        except BaseException:
+            front.shut_down()
+            raise
+        self._front = front
+
+    def _fail(self, failure: ExlpoolError) -> None:
+        if str(failure) != str(self._failure):  # told once, not at every try
+            logger.error("Model %s cannot be served: %s", self.name, failure)
+        self._failure = failure
+
+    def _opening_ended(self, failure: BaseException | None) -> None:
+        """Nobody foresaw a failure that gets here, so nothing is tried again."""
+        if failure is not None:
+            logger.error("Model %s cannot be served", self.name, exc_info=failure)
+            self._failure = NoHealthyWorker(f"{type(failure).__name__}: {first_line(failure)}")
+
+    def __repr__(self) -> str:
+        state = "open" if self._front is not None else "failed" if self._failure is not None else "being opened"
+        return f"<ServedModel {self.name}: {state}, {'ready' if self.ready else 'not ready'}>"
 
 
 class Models:
@@ -144,3 +175,6 @@ class Models:
 
     async def close(self) -> None:
         await asyncio.gather(*(model.close() for model in self._models.values()))
+
+    def __repr__(self) -> str:
+        return f"<Models: {', '.join(map(repr, self._models.values()))}>"

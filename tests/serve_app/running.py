@@ -18,7 +18,7 @@ from actors.dispatcher.statistics import PoolStatistics
 from actors.ray_session import NAMESPACE
 from serve_app import build_app
 from serve_app.config import serve_config
-from serve_app.serving.pool_owner import holder_name
+from serve_app.serving.pool_lease import holder_name
 
 START_S = 120.0
 STEP_S = 0.01

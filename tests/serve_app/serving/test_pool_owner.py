@@ -19,7 +19,7 @@ from actors.errors import ExlpoolError
 from actors.ray_session import NAMESPACE
 from serve_app.edge.keys import add_line, entry_line, new_key
 from serve_app.serving.pool_holder import GRACE_S
-from serve_app.serving.pool_owner import holder_name
+from serve_app.serving.pool_lease import holder_name
 from tests.serve_app.running import MODEL, Running, ask, http_client, processes, read_stream, running, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
