@@ -67,7 +67,7 @@ class WorkerFollower:
             except ActorDiedError as error:
                 reason = NoHealthyWorker(f"Worker {self._slot.name} died too often: {first_line(error)}")
             except Exception as error:  # noqa: BLE001 - whatever breaks a stream, it is opened again
-                cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+                cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error  # type: ignore[no-untyped-call]
                 if not isinstance(cause, ExlpoolError):
                     await self._broken(first_line(error))
                     await asyncio.sleep(RECONNECT_INTERVAL_S)

@@ -21,7 +21,9 @@ class LoopThread:
         self.loop = asyncio.new_event_loop()
         self._lock = threading.Lock()
         self._closing = False
-        self._thread = threading.Thread(target=self.loop.run_forever, name="exlpool-front", daemon=True)
+        self._futures: set[Future[Any]] = set()
+        """Those that somebody may wait for."""
+        self._thread = threading.Thread(target=self._run, name="exlpool-front", daemon=True)
         self._thread.start()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
@@ -33,7 +35,21 @@ class LoopThread:
             if self._closing:
                 coroutine.close()
                 raise PoolClosed("The pool is closed.")
-            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+            future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+            self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        return future
+
+    def _run(self) -> None:
+        """On the thread. However the loop ends, whoever waits for something on it hears of that."""
+        try:
+            self.loop.run_forever()
+        finally:
+            with self._lock:
+                self._closing = True
+            for future in tuple(self._futures):
+                if not future.done():
+                    future.set_exception(PoolClosed("The event loop behind this pool has ended."))
 
     def close(self) -> None:
         """Cancel what still runs and end the thread.

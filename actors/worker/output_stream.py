@@ -7,7 +7,6 @@ import asyncio
 from actors.messages import StepOutput
 from actors.worker.output_columns import OutputColumns
 
-
 HEARTBEAT_S = 2.0
 """A stream that has nothing to tell says so in this time. Its reader can tell it from one that is broken; and Ray tells
 a stream that its reader is gone only when it says something."""

@@ -171,7 +171,7 @@ def test_results_that_were_taken_are_not_kept(pool: Pool, ordered: bool) -> None
     alive: weakref.WeakSet[Noted] = weakref.WeakSet()
     window, most = 4, 0
 
-    def make(prompt: str) -> GenerationResult:
+    def make(prompt: Any) -> GenerationResult:
         plain = result(prompt)
         made = Noted(**{field.name: getattr(plain, field.name) for field in fields(plain)})
         alive.add(made)

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import ray
 
-from actors import ModelError, Pool
+from actors import ModelError, Pool, PoolClosed
 from actors.engines.simulated import expected_tokens
 from actors.front.front import Front
 from actors.ray_session import NAMESPACE
 from actors.request.prompt import PromptEncoder
 from actors.script import shared_front
+from actors.script.loop_thread import LoopThread
 from actors.script.shared_front import SharedFront
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -119,3 +120,13 @@ def test_all_fronts_of_a_script_share_one_tokenizer(pool: Pool, monkeypatch: pyt
             assert asyncio.run(read()) > 0
         assert len(list(fresh.stream(PROMPT, max_new_tokens=3))) > 0
     assert len(loads) == 1
+
+
+def test_whoever_waits_for_something_on_the_thread_hears_of_its_end() -> None:
+    thread = LoopThread()
+    waiting = thread.submit(asyncio.sleep(10 * WAIT_S))
+    thread.loop.call_soon_threadsafe(thread.loop.stop)
+    with pytest.raises(PoolClosed):
+        waiting.result(WAIT_S)
+    with pytest.raises(PoolClosed):
+        thread.submit(asyncio.sleep(0))

@@ -133,7 +133,7 @@ async def test_a_request_that_the_server_cancels_is_cancelled_and_told() -> None
     app, observer = app_of(front)
     task = asyncio.create_task(post(app, prompt=[5]))
     async with asyncio.timeout(5.0):
-        while not front.running:  # noqa: ASYNC110 - a few turns of the loop, bounded by the timeout
+        while not front.running:
             await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

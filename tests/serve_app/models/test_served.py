@@ -46,7 +46,7 @@ class Dispatcher:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - bounded by the timeout
+        while not condition():
             await asyncio.sleep(0.005)
 
 
