@@ -12,6 +12,7 @@ The link is at any moment one of these, and every change says what becomes of th
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from typing import Any
 
@@ -35,6 +36,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """Before a broken stream is opened again; doubled each time it fails to open."""
 
 
+_stream_numbers = itertools.count(1)
+
+
 class _LifeOver(Exception):
     """The worker's life that this link belongs to has ended."""
 
@@ -56,7 +60,7 @@ class WorkerLink:
         self._settled = asyncio.Event()
         """Set while the link is open, and once it is over."""
         self._why = ""
-        self._openings = 0
+        self._stream_id = ""
         self._pause_s = FIRST_PAUSE_S
         self._reading: asyncio.Task[None] | None = None
         self._reopening: asyncio.TimerHandle | None = None
@@ -128,13 +132,9 @@ class WorkerLink:
 
     # The stream.
 
-    @property
-    def _stream_id(self) -> str:
-        """A new one for each opening, so that nothing of an old stream is taken for the present one's."""
-        return f"{self._front_id}/{self._openings}"
-
     def _open_stream(self) -> None:
-        self._openings += 1
+        """Ask for a stream, with an id of its own, so that nothing of an older one is taken for this one's."""
+        self._stream_id = f"{self._front_id}/{next(_stream_numbers)}"
         self._reopening = None
         self._reading = self._supervisor.start("read", self._read(), on_end=self._stream_ended)
 
@@ -222,4 +222,4 @@ class WorkerLink:
 
     def __repr__(self) -> str:
         state = "over" if self.over else "open" if self.open else "broken" if self._why else "opening"
-        return f"<WorkerLink to {self.worker_id}: {state}, stream {self._openings}, {len(self._outputs)} attempts>"
+        return f"<WorkerLink to {self.worker_id}: {state}, stream {self._stream_id}, {len(self._outputs)} attempts>"

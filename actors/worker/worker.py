@@ -160,7 +160,8 @@ class Worker:
             while (output := await stream.take()) is not None:
                 yield output
         finally:
-            del self._streams[stream_id]
+            if self._streams.get(stream_id) is stream:
+                del self._streams[stream_id]
             self._changed.set()
             self._engine.send(CancelStream(stream_id))
 

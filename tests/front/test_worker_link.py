@@ -189,7 +189,7 @@ async def test_a_cancellation_never_overtakes_a_large_submission(links: _Links) 
 async def test_output_that_nobody_waits_for_cancels_its_job(links: _Links) -> None:
     link = links.open()
     await whole(link, request(1))
-    assert await links.worker.take_commands.remote("front/1", (request(77, LONG_TOKENS),))
+    assert await links.worker.take_commands.remote(link._stream_id, (request(77, LONG_TOKENS),))
     await links.until_idle()
     assert await whole(link, request(2)) == expected_tokens(request(2).token_ids, 5)
 
