@@ -3,7 +3,7 @@
 The links and their messages (see each class):
 
     front -> dispatcher   Admission, batched per turn of the event loop
-    dispatcher -> front   Grant, Refusal
+    dispatcher -> front   Grant, Refusal, Revocation
     front -> worker       GenerationRequest
     worker -> front       StepOutput, one per engine step
     worker -> dispatcher  LoadProgress, WorkerReady, then StepReport, at most one every 20 ms
@@ -67,6 +67,19 @@ class Refusal:
     reason: RefusalReason
     message: str
     retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """The place of this attempt is taken back: its front gives the attempt up and may ask again with the next one.
+
+    It may come for an attempt that is over by now, since the dispatcher did not hear of its end; then it means nothing.
+    `reason` is for a person.
+    """
+
+    request_id: str
+    attempt: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,8 +192,8 @@ class StepReport:
 
     `first_tokens` names attempts that emitted their first token. `pages_added` and `pages_evicted` are hashes of full,
     valid pages that became resident or were lost; with `full` they are the whole truth instead of a difference.
-    `running` goes with `full`: (request id, attempt) of everything the worker holds after this report; what is booked
-    there and not named is given back. None: not told.
+    `running` goes with `full`: (request id, attempt) of everything the worker holds after this report; what had been
+    confirmed and is not named is over. None: not told, and nothing follows from it.
     """
 
     worker_id: str
@@ -192,8 +205,6 @@ class StepReport:
     pages_evicted: tuple[bytes, ...] = ()
     full: bool = False
     running: tuple[tuple[str, int], ...] | None = None
-    free_pages: int = 0
-    active_jobs: int = 0
     steps: tuple[StepSample, ...] = ()
     generated_tokens: int = 0
 

@@ -57,6 +57,9 @@ class DecisionBoxes:
         box = self._boxes[front_id] = DecisionBox()
         return box
 
+    def is_open(self, front_id: str, box: DecisionBox) -> bool:
+        return self._boxes.get(front_id) is box
+
     def close(self, front_id: str, box: DecisionBox) -> list[str]:
         """Forget a front, unless it has opened another box since; returns the requests that it leaves behind."""
         if self._boxes.get(front_id) is not box:

@@ -32,12 +32,13 @@ from actors.messages import (
     WorkerReady,
 )
 from actors.ray_session import NAMESPACE, STREAM_BACKPRESSURE, worker_name
-from actors.scheduling.actions import Action, Probe, Refuse, Resync, Start, StopWorker
+from actors.scheduling.actions import Action, Probe, Refuse, Resync, Revoke, Start, StopWorker
 from actors.scheduling.config import SchedulerConfig
 from actors.scheduling.core import Scheduler
 from actors.scheduling.events import (
     Cancelled,
     Event,
+    FrontGone,
     Reported,
     Submitted,
     TenantsWeighed,
@@ -45,7 +46,6 @@ from actors.scheduling.events import (
     WorkerDown,
     WorkerExpected,
     WorkerLost,
-    WorkerSuspected,
     WorkerUp,
 )
 
@@ -70,8 +70,6 @@ class _Slot:
         self.restarts = 0
         self.generated_tokens = 0
         self.finished_requests = 0
-        self.active_jobs = 0
-        self.reported_at_s = 0.0
         self.probe: asyncio.Task[None] | None = None
 
 
@@ -83,7 +81,10 @@ class Dispatcher:
         self._model_dir = model_dir
         self._scheduler = Scheduler(
             SchedulerConfig(
-                policy=config.policy, max_queued_requests=config.max_queued_requests, max_wait_s=config.max_wait_s
+                policy=config.policy,
+                max_queued_requests=config.max_queued_requests,
+                max_wait_s=config.max_wait_s,
+                stall_timeout_s=config.stall_timeout_s,
             )
         )
         self._boxes = DecisionBoxes()
@@ -128,8 +129,9 @@ class Dispatcher:
                     return
                 yield decisions
         finally:
-            for request_id in self._boxes.close(front_id, box):
-                self._handle(Cancelled(request_id))
+            if self._boxes.is_open(front_id, box):
+                self._boxes.close(front_id, box)
+                self._handle(FrontGone(front_id))
 
     async def admit(self, front_id: str, admissions: tuple[Admission, ...]) -> tuple[Decision, ...]:
         """Take up requests; returns what can be decided at once. Asking twice for one attempt changes nothing."""
@@ -137,7 +139,7 @@ class Dispatcher:
         for admission in admissions:
             known = self._boxes.enter(front_id, admission)
             if known is None:
-                decided += self._handle(Submitted(admission), asked_by=front_id)
+                decided += self._handle(Submitted(admission, front_id), asked_by=front_id)
             elif isinstance(known, Grant):
                 decided.append(known)
         return tuple(decided)
@@ -145,7 +147,7 @@ class Dispatcher:
     async def cancel(self, front_id: str, attempts: tuple[tuple[str, int], ...]) -> None:
         for request_id, attempt in attempts:
             if self._boxes.leave(front_id, request_id, attempt):
-                self._handle(Cancelled(request_id))
+                self._handle(Cancelled(request_id, attempt, front_id))
 
     # Whoever owns the pool.
 
@@ -212,7 +214,6 @@ class Dispatcher:
                 await self._announce()
             case WorkerReady():
                 slot.worker_id, slot.limits = news.worker_id, news.limits
-                slot.reported_at_s = time.monotonic()
                 self._handle(
                     WorkerUp(
                         worker_id=news.worker_id,
@@ -225,8 +226,6 @@ class Dispatcher:
                 )
                 await self._announce()
             case StepReport():
-                slot.reported_at_s = time.monotonic()
-                slot.active_jobs = news.active_jobs
                 slot.generated_tokens += news.generated_tokens
                 slot.finished_requests += len(news.finished)
                 for done in news.finished:
@@ -238,7 +237,7 @@ class Dispatcher:
         if slot.worker_id is not None:
             self._handle(WorkerDown(slot.worker_id, reason))
             slot.restarts += 1
-        slot.worker_id, slot.active_jobs = None, 0
+        slot.worker_id = None
         self._handle(WorkerExpected(slot.name))
         await self._announce()
 
@@ -255,14 +254,6 @@ class Dispatcher:
         while True:
             await asyncio.sleep(TICK_S)
             self._handle(Tick())
-            for slot in self._slots.values():
-                silent_s = time.monotonic() - slot.reported_at_s
-                if slot.worker_id and slot.active_jobs and silent_s > self._config.stall_timeout_s:
-                    self._suspect(slot)
-
-    def _suspect(self, slot: _Slot) -> None:
-        if slot.worker_id is not None and (slot.probe is None or slot.probe.done()):
-            self._handle(WorkerSuspected(slot.worker_id))
 
     async def _probe(self, slot: _Slot) -> None:
         """Ask a silent worker; one whose step hangs, or that does not answer, is killed and restarted by Ray."""
@@ -298,6 +289,8 @@ class Dispatcher:
                 return grant
             case Refuse(refusal):
                 return refusal
+            case Revoke():
+                pass  # fronts cannot be told yet
             case Resync(worker_id):
                 self._slot_of(worker_id).handle.resync.remote()
             case Probe(worker_id):
@@ -334,6 +327,8 @@ class Dispatcher:
         return next(slot.failure for slot in self._slots.values() if slot.failure is not None)
 
     def _states(self) -> tuple[WorkerState, ...]:
+        statistics = self._scheduler.statistics(time.monotonic())
+        attempts = {worker.worker_id: worker.attempts for worker in statistics.workers}
         return tuple(
             WorkerState(
                 slot_name=slot.name,
@@ -344,7 +339,7 @@ class Dispatcher:
                 else (slot.progress.stage, slot.progress.done, slot.progress.total),
                 failure=slot.failure,
                 restarts=slot.restarts,
-                active_jobs=slot.active_jobs,
+                active_jobs=attempts.get(slot.worker_id or "", 0),
                 generated_tokens=slot.generated_tokens,
                 finished_requests=slot.finished_requests,
             )

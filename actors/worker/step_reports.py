@@ -53,7 +53,6 @@ class ReportBuilder:
         self._first_tokens += news.first_tokens
         self._finished += news.finished
         self._generated_tokens += news.generated_tokens
-        self._free_pages, self._active_jobs = news.free_pages, news.active_jobs
         self._steps += news.earlier
         if news.sample is not None:
             self._steps.append(news.sample)
@@ -78,8 +77,6 @@ class ReportBuilder:
             pages_evicted=tuple(before - self._pages),
             full=self._full,
             running=running if self._full else None,
-            free_pages=self._free_pages,
-            active_jobs=self._active_jobs,
             steps=tuple(self._steps),
             generated_tokens=self._generated_tokens,
         )

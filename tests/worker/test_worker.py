@@ -108,8 +108,6 @@ async def test_a_front_whose_stream_closes_has_its_requests_cancelled() -> None:
             report = await anext(reports)
             finished |= {one.request_id for one in report.finished}
         assert (await collect(others, 3))[3] == (expected_tokens((*PROMPT, 3), 50), FinishReason.LENGTH)
-        assert report.active_jobs == 0
-        assert report.free_pages == news.limits.total_pages
 
 
 async def test_cancelling_a_ticket_ends_it() -> None:
