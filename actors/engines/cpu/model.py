@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.engines.cpu.attention import ATTENTION_NAME, Options, PackedStep, StepHolder, attention
 from actors.engines.cpu.cache import LayerShape, RunningRows
-from actors.errors import ModelError
+from actors.errors import ModelError, first_line
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
@@ -147,7 +147,7 @@ def _read_config(path: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise ModelError(f"transformers cannot read {path / 'config.json'}: {_first_line(error)}") from error
+        raise ModelError(f"transformers cannot read {path / 'config.json'}: {first_line(error)}") from error
 
 
 def _read_weights(path: Path, config: Any) -> Any:
@@ -168,7 +168,7 @@ def _read_weights(path: Path, config: Any) -> Any:
             output_loading_info=True,
         )
     except Exception as error:
-        raise ModelError(f"transformers cannot load {path}: {_first_line(error)}") from error
+        raise ModelError(f"transformers cannot load {path}: {first_line(error)}") from error
     if missing := sorted(found["missing_keys"]):
         raise ModelError(f"{path} lacks {len(missing)} of its weights ({missing[0]}): fetch the model again.")
     return model.eval().requires_grad_(False)
@@ -213,8 +213,3 @@ def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
     if value is None:
         return ()
     return (value,) if isinstance(value, int) else tuple(value)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
