@@ -88,6 +88,8 @@ class PromptEncoder:
 
         :raises InvalidRequest: an empty prompt, a wrong type, a model without a chat template.
         """
+        # A text; else a sequence, of messages if the first item is one, and otherwise of token ids. Bytes are sequences
+        # of integers too, but nobody means that.
         if isinstance(prompt, str):
             return self._encode_text(prompt, parse_special, add_special)
         if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
@@ -113,6 +115,8 @@ class PromptEncoder:
             raise InvalidRequest("This model has no chat template: give the prompt as text.", param="messages")
         for position, message in enumerate(messages):
             _check_message(message, position)
+        # What the template writes itself may be control tokens, and what a user wrote may not: names of special tokens
+        # are covered in all that goes into the template, and what was covered is encoded as ordinary text.
         shield = Shield(self._special)
         text = self._template.render(
             [_joined_content(shield.cover(message)) for message in messages],

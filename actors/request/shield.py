@@ -59,6 +59,7 @@ class Shield:
         """The rendered text in pieces; True marks those that are to be encoded as ordinary text."""
         if not self._covered:
             return [(text, False)]
+        # Splitting at the marks leaves their numbers at the odd places.
         parts = re.split(f"\ue000{self._nonce}:(\\d+)\ue001", text)
         pieces = [(part, False) if at % 2 == 0 else (self._covered[int(part)], True) for at, part in enumerate(parts)]
         return [(part, covered) for part, covered in pieces if part]

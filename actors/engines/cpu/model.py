@@ -98,6 +98,8 @@ class PackedModel:
 
     def _check_against(self, reference: Tensor) -> None:
         """The same tokens in chunks, then one by one, beside another sequence, must give the same logits."""
+        # All that can go wrong between transformers' models and our attention shows in one of these: a chunk behind
+        # another (positions), beside another prompt (packing), and single tokens beside another row (blocks, masks).
         ids, rows = _check_ids(self._model), RunningRows(self.shapes)
         row, peer = rows.open(_CHECK_TOKENS), rows.open(_CHECK_TOKENS)
         found = []
