@@ -57,7 +57,7 @@ class Charged:
 
     async def until_running(self) -> None:
         async with asyncio.timeout(DEADLINE_S):
-            while not self.front.running:  # noqa: ASYNC110 - bounded by the timeout
+            while not self.front.running:
                 await asyncio.sleep(0)
 
 
