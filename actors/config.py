@@ -96,12 +96,15 @@ class PoolConfig(EngineConfig):
     stall_timeout_s: float = Field(60.0, gt=0.0, description="a step that takes longer hangs: its worker is restarted")
     start_timeout_s: float = Field(600.0, gt=0.0)
     detached: bool = Field(False, description="outlive the script that started the pool")
+    event_log: Path | None = Field(
+        None, description="directory where the dispatcher logs its scheduler's events, to be replayed"
+    )
 
-    @field_validator("model")
+    @field_validator("model", "event_log")
     @classmethod
-    def _absolute(cls, model: Path | None) -> Path | None:
-        """Workers have another working directory than the script."""
-        return None if model is None else model.expanduser().absolute()
+    def _absolute(cls, path: Path | None) -> Path | None:
+        """Actors have another working directory than the script."""
+        return None if path is None else path.expanduser().absolute()
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:
