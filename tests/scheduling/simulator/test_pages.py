@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.scheduling.simulator.pages import NamedPages
+from tests.properties import examples
 
 
 def named(*numbers: int) -> tuple[bytes, ...]:
@@ -57,7 +58,7 @@ def test_a_page_that_comes_and_goes_between_two_reports_is_told_in_its_latest_ro
     assert pages.take_changes() == (named(2), named(1))
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(st.data())
 def test_pages_are_conserved_and_reports_tell_what_is_there(data: st.DataObject) -> None:
     pages = NamedPages(12)
