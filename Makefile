@@ -8,7 +8,7 @@ DEV_STAMP := $(VENV)/.dev
 WORKERS ?= 2
 PROMPTS ?= cluster/examples/prompts.txt
 
-.PHONY: run serve test lint bench clean
+.PHONY: run serve test fuzz lint bench clean
 
 run: $(RUN_STAMP)  ## a pool of two workers writes a file of completions, then leaves nothing running
 	$(BIN)/exlpool run $(PROMPTS) --workers $(WORKERS) --temperature 0.7
@@ -19,6 +19,9 @@ serve: $(RUN_STAMP)  ## an OpenAI-compatible server at http://127.0.0.1:8000/v1,
 test: lint  ## everything: lint, types, import rules, all tests with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 	$(BIN)/coverage report --include='actors/scheduling/*.py' --omit='actors/scheduling/simulator/*' --skip-covered --fail-under=100
+
+fuzz: $(DEV_STAMP)  ## searches the properties at random, for FUZZ_SECONDS=600; see tests/fuzz.py
+	$(BIN)/python -m tests.fuzz
 
 lint: $(DEV_STAMP)  ## ruff, mypy strict, the import rules
 	$(BIN)/ruff check .

@@ -31,10 +31,16 @@ class SimulatedOptions(_Section):
     fail_at_step: int | None = Field(None, ge=1, description="raise in this step, once")
     exit_at_step: int | None = Field(None, ge=1, description="end the process in this step")
     stall_at_step: int | None = Field(None, ge=1, description="hang in this step")
+    fatal_at_step: int | None = Field(None, ge=1, description="raise in this step that the process is beyond repair")
     fail_at_token: int | None = Field(None, ge=0, description="raise when a prompt that begins with this id starts")
     exit_at_token: int | None = Field(None, ge=0, description="end the process when such a prompt starts")
-    load_s: float = Field(0.0, ge=0.0)
-    fail_load: bool = False
+    stall_submit_at_token: int | None = Field(
+        None, ge=0, description="hang when a prompt that begins with this id is submitted"
+    )
+    load_s: float = Field(0.0, ge=0.0, description="time that loading takes")
+    fail_load: bool = Field(False, description="raise when the model is loaded")
+    fail_reset: bool = Field(False, description="raise when the engine is reset after a failed step")
+    fail_close: bool = Field(False, description="raise when the engine is closed")
     stamp_text: bool = Field(
         False, description="every token's text is the time.monotonic() of its step, for benchmarks"
     )
@@ -90,12 +96,15 @@ class PoolConfig(EngineConfig):
     stall_timeout_s: float = Field(60.0, gt=0.0, description="a step that takes longer hangs: its worker is restarted")
     start_timeout_s: float = Field(600.0, gt=0.0)
     detached: bool = Field(False, description="outlive the script that started the pool")
+    event_log: Path | None = Field(
+        None, description="directory where the dispatcher logs its scheduler's events, to be replayed"
+    )
 
-    @field_validator("model")
+    @field_validator("model", "event_log")
     @classmethod
-    def _absolute(cls, model: Path | None) -> Path | None:
-        """Workers have another working directory than the script."""
-        return None if model is None else model.expanduser().absolute()
+    def _absolute(cls, path: Path | None) -> Path | None:
+        """Actors have another working directory than the script."""
+        return None if path is None else path.expanduser().absolute()
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:

@@ -123,6 +123,10 @@ class PoolClosed(ExlpoolError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its type where it says nothing. Ray's own errors go on over a whole page."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    """What an error says, in one line without its full stop; its type where it says nothing. Ray's own errors go on
+    over a whole page."""
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    told = lines[-1] if "ray::" in lines[0] else lines[0]  # a traceback of another process says it at its end
+    return told.strip().rstrip(".")

@@ -1,10 +1,10 @@
 """What crosses a process boundary inside a pool: frozen dataclasses, numbers and text, nothing with behaviour.
 
-The links and their messages (see each class):
+The links and their messages (see each class). Whoever offers a stream says `Listening` first.
 
-    front -> dispatcher   Admission, batched per turn of the event loop
-    dispatcher -> front   Grant, Refusal
-    front -> worker       GenerationRequest
+    front -> dispatcher   Admission, Release, in order, batched per turn of the event loop
+    dispatcher -> front   Grant, Refusal, Revocation
+    front -> worker       GenerationRequest, Cancellation, in order, batched per turn of the event loop
     worker -> front       StepOutput, one per engine step
     worker -> dispatcher  LoadProgress, WorkerReady, then StepReport, at most one every 20 ms
 """
@@ -41,6 +41,15 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """An attempt needs no place any more: it was given up, in the queue or after its grant. A later attempt of the
+    same request is not touched."""
+
+    request_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """Leave to start `attempt` of a request on a worker now."""
 
@@ -69,6 +78,18 @@ class Refusal:
     retry_after_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """The place of an attempt is taken back. Its front gives the attempt up, unless it is over, and may ask again."""
+
+    request_id: str
+    attempt: int
+    reason: str
+
+
+Decision = Grant | Refusal | Revocation
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
     """What a front learns when it greets the dispatcher: `workers` maps slot names to actor handles, for good."""
@@ -84,7 +105,7 @@ class GenerationRequest:
     """One attempt, as a worker gets it. `ticket` is the front's own number for the attempt: outputs carry it back.
 
     A late output of an older attempt has another ticket, so it can never be taken for the current one. Of a `whole`
-    attempt all output comes at its end, joined, since nobody reads it before.
+    attempt all output comes at its end, joined, since nobody reads it before. `page_hashes` are those of `token_ids`.
     """
 
     ticket: int
@@ -94,7 +115,25 @@ class GenerationRequest:
     max_new_tokens: int
     seed: int
     params: SamplingParams
+    page_hashes: tuple[bytes, ...] = ()
     whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """The attempt of this ticket is given up. Unknown tickets are ignored, since its end may be on its way."""
+
+    ticket: int
+
+
+WorkerCommand = GenerationRequest | Cancellation
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """The first message of a worker's stream: which life of the worker offers it."""
+
+    worker_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,8 +231,6 @@ class StepReport:
     pages_evicted: tuple[bytes, ...] = ()
     full: bool = False
     running: tuple[tuple[str, int], ...] | None = None
-    free_pages: int = 0
-    active_jobs: int = 0
     steps: tuple[StepSample, ...] = ()
     generated_tokens: int = 0
 
@@ -229,12 +266,12 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Steps done so far, and how long the current one has been going on (0 between steps)."""
+    """Steps done so far, and for how long the engine's thread has been at its present turn (0: it waits for work)."""
 
     worker_id: str
     steps: int
-    step_age_s: float
+    turn_age_s: float
     pid: int
 
 
-WorkerNews = LoadProgress | WorkerReady | StepReport
+WorkerNews = Listening | LoadProgress | WorkerReady | StepReport

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.config import PoolConfig, pool_config
 from actors.dispatcher.statistics import PoolStatistics, WorkerState
 from actors.errors import ConfigurationError, ExlpoolError, PoolClosed, PoolNotFound
-from actors.launch import Launched, launch
+from actors.launch import Launched, find_members, launch
 from actors.ray_session import NAMESPACE, ensure_ray
 from actors.request.options import request_options
 from actors.request.prompt import Prompt
 from actors.results import GenerationResult
 from actors.script.front_actor import MAX_CONCURRENT_CALLS, FrontActor
-from actors.script.fronts import LocalFronts, TextStream
+from actors.script.fronts import ScriptFronts
 from actors.script.map import map_prompts
+from actors.script.text_stream import TextStream
 
 CLOSE_TIMEOUT_S = 15.0
 ProgressCallback = Callable[[tuple[WorkerState, ...]], None]
@@ -60,7 +61,7 @@ class Pool:
         self._dispatcher = dispatcher
         self._launched = launched
         self._owns_ray = owns_ray
-        self._fronts = LocalFronts(dispatcher)
+        self._fronts = ScriptFronts(dispatcher)
         self._front = _start_front(dispatcher)
         self._front.open.remote()  # now, so that the first request does not wait for the process
         self._closed = False
@@ -176,32 +177,32 @@ class Pool:
 
     def close(self) -> None:
         """End what this object started: the workers too if it started them and they are not detached. Safe to call
-        twice."""
+        twice. Every part is ended whatever becomes of the others.
+
+        :raises TimeoutError: a front of this process does not end; everything else is ended by then.
+        """
         if self._closed:
             return
         self._closed = True
-        if ray.is_initialized():
-            self._fronts.close()
-            ray.kill(self._front)
-            if self._launched is not None and not self.config.detached:
-                self._stop_pool()
+        if not ray.is_initialized():
+            return
+        with ExitStack() as last_first:
             if self._owns_ray:
-                ray.shutdown()
+                last_first.callback(ray.shutdown)
+            if self._launched is not None and not self.config.detached:
+                last_first.callback(_stop, self._launched)
+            last_first.callback(ray.kill, self._front)
+            last_first.callback(self._fronts.close)
 
     def delete(self) -> None:
-        """End a pool for everybody, a detached one too."""
+        """End a pool for everybody, a detached one too, in whatever state its workers are."""
         self._require_open()
-        if self._launched is None:
-            self._launched = Launched(self._dispatcher, _workers_of(self._dispatcher))
-        self._stop_pool()
-        self.close()
-
-    def _stop_pool(self) -> None:
-        assert self._launched is not None
-        with suppress(RayActorError, RayTaskError, GetTimeoutError):  # it is killed next, whatever state it is in
-            ray.get(self._dispatcher.close.remote(), timeout=CLOSE_TIMEOUT_S)
-        self._launched.kill()
+        members = self._launched or find_members(self.config.name)
         self._launched = None
+        try:
+            _stop(members)
+        finally:
+            self.close()
 
     def _require_open(self) -> None:
         if self._closed:
@@ -229,9 +230,10 @@ def _config_of(dispatcher: Any) -> PoolConfig:
     return config
 
 
-def _workers_of(dispatcher: Any) -> tuple[Any, ...]:
-    welcome = ray.get(dispatcher.hello.remote(), timeout=CLOSE_TIMEOUT_S)
-    return tuple(welcome.workers.values())
+def _stop(members: Launched) -> None:
+    with suppress(RayError):  # it is killed next, whatever state it is in
+        ray.get(members.dispatcher.close.remote(), timeout=CLOSE_TIMEOUT_S)
+    members.kill()
 
 
 def _wait_until_ready(dispatcher: Any, config: PoolConfig, progress: ProgressCallback | None) -> None:

@@ -49,6 +49,16 @@ def ensure_ray(address: str | None) -> bool:
     return True
 
 
+def open_stream(method: Any, *arguments: Any) -> Any:
+    """Call an actor's generator method: an async iterator of references, one for each of its messages.
+
+    Backpressure is always on, since only then Ray closes the stream at its producer when its reader's process is gone.
+    """
+    return method.options(num_returns="streaming", _generator_backpressure_num_objects=STREAM_BACKPRESSURE).remote(
+        *arguments
+    )
+
+
 def cancel_stream(stream: Any) -> None:
     """End a stream at its producer. Without a connection the stream is gone already, and `ray.cancel` would quietly
     start a new cluster to look for it."""

@@ -23,9 +23,9 @@ from actors.ray_session import NAMESPACE, ensure_ray
 from cluster.bounded import ClusterSilent, call_within
 from cluster.deploy_status import FAILED, cause
 from serve_app.config import ListenConfig, ServeConfig
+from serve_app.edge.keys import load_keys
 from serve_app.edge.proxy import use_in_proxies
-from serve_app.keys import load_keys
-from serve_app.pools import keeper_name
+from serve_app.serving.pool_lease import holder_name
 
 logger = logging.getLogger(__name__)
 
@@ -157,9 +157,9 @@ class LocalServer:
         found: list[WorkerState] = []
         for model in self._config.models:
             with contextlib.suppress(ValueError, RayActorError, RayTaskError, TimeoutError):
-                keeper: Any = ray.get_actor(keeper_name(APP_NAME, model.name), namespace=NAMESPACE)
-                kept = ray.get(keeper.kept.remote(), timeout=ASK_S)
-                found += ray.get(kept.dispatcher.progress.remote(-1), timeout=ASK_S)[1]
+                holder: Any = ray.get_actor(holder_name(APP_NAME, model.name), namespace=NAMESPACE)
+                pool = ray.get(holder.pool.remote(), timeout=ASK_S)
+                found += ray.get(pool.dispatcher.progress.remote(-1), timeout=ASK_S)[1]
         return tuple(found)
 
 

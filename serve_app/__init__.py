@@ -14,7 +14,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from serve_app.config import ServeConfig
-    from serve_app.deployment import build_app
+    from serve_app.serving.deployment import build_app
 
     made = build_app if name == "build_app" else build_app(ServeConfig())
     globals()[name] = made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from actors.config import PoolConfig
 from actors.errors import ConfigurationError
 from actors.results import Priority
-from serve_app.limits import ApiLimits
 
 BUILTIN_NAME = "builtin"
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}$"
@@ -93,6 +93,18 @@ class ListenConfig(_Section):
     def _is_address(cls, host: str) -> str:
         ip_address(host)
         return host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiLimits:
+    """Bounds on one request that the API itself enforces; bodies and headers are bounded before it.
+
+    `max_choices` bounds the completions that one request may ask for: prompts times `n`.
+    """
+
+    max_choices: int = 128
+    default_timeout_s: float | None = None
+    """Bound on the whole life of a request that names none; None: none."""
 
 
 class ServeConfig(LiveSettings):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+import tests.properties  # noqa: F401 - loads the profile that makes every search of a property repeatable
 from actors.ray_session import NAMESPACE
 from tests.processes import marked
 

@@ -138,9 +138,75 @@ def test_a_failing_step_ends_a_stream_that_had_begun() -> None:
 def test_a_worker_that_always_dies_under_a_request_fails_it_in_the_end() -> None:
     with (
         Pool.start(name="deadly", engine="simulated", simulated={"step_s": 0.005, "exit_at_step": 3}) as pool,
-        pytest.raises(WorkerDied, match="died under this request"),
+        pytest.raises(WorkerDied, match="attempts of this request were lost"),
     ):
         ray.get(pool.generate.remote(PROMPT, max_new_tokens=50), timeout=120)
+
+
+def test_a_hang_in_the_first_step_after_a_pause_ends_the_worker_and_the_request_is_told(eventually: Eventually) -> None:
+    """The step of a worker that was idle is the one that no report foretells."""
+    settings: dict[str, Any] = {"engine": "simulated", "stall_timeout_s": 1.0, "max_restarts": -1}
+    with Pool.start(name="hanging", **settings, simulated={"step_s": STEP_S, "stall_at_step": 1}) as pool:
+        before = worker_process(pool, "worker-0")
+        reference = pool.generate.remote(PROMPT, max_new_tokens=5)
+        with pytest.raises(WorkerDied):
+            ray.get(reference, timeout=90)
+        eventually(lambda: pool.statistics().workers[0].restarts >= 2)
+        assert not before.is_running() or before.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_hang_while_a_request_is_taken_up_is_found_like_one_in_a_step() -> None:
+    simulated = {"step_s": STEP_S, "stall_submit_at_token": PROMPT[0]}
+    with (
+        Pool.start(name="hanging", engine="simulated", stall_timeout_s=1.0, simulated=simulated) as pool,
+        pytest.raises(WorkerDied),
+    ):
+        ray.get(pool.generate.remote(PROMPT, max_new_tokens=5), timeout=90)
+
+
+def test_an_engine_that_cannot_be_reset_ends_its_worker_with_every_stream_of_it(eventually: Eventually) -> None:
+    simulated = {"step_s": STEP_S, "fail_at_step": 5, "fail_reset": True}
+    with Pool.start(name="poisoned", engine="simulated", simulated=simulated) as pool:
+        before = worker_process(pool, "worker-0")
+        asked = prompts(4)
+        references = [pool.generate.remote(prompt, max_new_tokens=3, temperature=0.0) for prompt in asked]
+        results = ray.get(references, timeout=90)
+        assert [result.token_ids for result in results] == [expected_tokens(prompt, 3) for prompt in asked]
+        with pytest.raises((EngineFailure, WorkerDied)):  # its first tokens were shown, so it cannot begin anew
+            list(pool.stream(PROMPT, max_new_tokens=50, temperature=0.0))
+        eventually(lambda: not before.is_running() or before.status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: all_up(pool) and pool.statistics().workers[0].restarts == 1)
+
+
+@pytest.mark.parametrize("fault", ["fatal_at_step", "exit_at_step"])
+def test_an_engine_that_is_beyond_repair_ends_its_worker(fault: str, eventually: Eventually) -> None:
+    with Pool.start(name="fatal", engine="simulated", simulated={"step_s": STEP_S, fault: 3}) as pool:
+        with pytest.raises((EngineFailure, WorkerDied)):
+            list(pool.stream(PROMPT, max_new_tokens=50, temperature=0.0))
+        eventually(lambda: all_up(pool) and pool.statistics().workers[0].restarts == 1)
+
+
+def test_an_engine_that_cannot_be_closed_does_not_keep_the_pool_from_closing() -> None:
+    pool = Pool.start(name="clinging", engine="simulated", simulated={"fail_close": True})
+    process = worker_process(pool, "worker-0")
+    pool.close()
+    psutil.wait_procs([process], timeout=30)
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_dispatcher_whose_worker_link_breaks_goes_on_with_the_same_life(pool: Pool, eventually: Eventually) -> None:
+    """The worker is well, so what it runs goes on, and nothing of it is given away."""
+    streams = [iter(pool.stream(prompt, max_new_tokens=300, temperature=0.0)) for prompt in prompts(4)]
+    firsts = [next(stream) for stream in streams]
+    lives = [worker.worker_id for worker in pool.statistics().workers]
+    dispatcher: Any = ray.get_actor(pool.config.name, namespace=NAMESPACE)
+    assert ray.get(dispatcher.break_links.remote(), timeout=30) == 2
+    for prompt, first, stream in zip(prompts(4), firsts, streams, strict=True):
+        rest = [token for delta in stream for token in delta.token_ids]
+        assert (*first.token_ids, *rest) == expected_tokens(prompt, 300)
+    assert [worker.worker_id for worker in pool.statistics().workers] == lives
+    eventually(lambda: idle(pool))
+    eventually(lambda: all(free_pages(pool).values()))
 
 
 def test_a_model_that_cannot_be_loaded_fails_the_start_and_leaves_nothing() -> None:

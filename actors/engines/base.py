@@ -22,11 +22,14 @@ ProgressCallback = Callable[[LoadProgress], None]
 class EngineJob:
     """One sequence to generate. `job_id` is the owner's number, unique among the engine's live jobs.
 
-    `max_new_tokens` and `seed` are resolved; those of `params` are to be ignored.
+    `page_hashes` are those of `token_ids` (`actors.paging.hashes.page_hashes`). All token ids, those in `params`
+    included, were checked against the model's vocabulary where the request was made (`actors.request.checks`): nobody
+    walks them again. `max_new_tokens` and `seed` are resolved; those of `params` are to be ignored.
     """
 
     job_id: int
     token_ids: tuple[int, ...]
+    page_hashes: tuple[bytes, ...]
     max_new_tokens: int
     seed: int
     params: SamplingParams
@@ -94,6 +97,18 @@ class Capacity:
     max_batch_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class PageChanges:
+    """Hashes of full, valid pages that became resident and that were lost between two looks: the difference alone, so
+    a page that came and went in between is in neither."""
+
+    added: tuple[bytes, ...] = ()
+    evicted: tuple[bytes, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.evicted)
+
+
 class Engine(Protocol):
     """Anything that generates. See the module's docstring for the threading rule."""
 
@@ -133,7 +148,17 @@ class Engine(Protocol):
     def capacity(self) -> Capacity: ...
 
     def resident_pages(self) -> frozenset[bytes]:
-        """Hashes (`actors.paging.hashes`) of the full pages whose cache is valid now, referenced or not."""
+        """Hashes (`actors.paging.hashes`) of the full pages whose cache is valid now, referenced or not.
+
+        Takes time for every page; what changed from step to step is to be had from `page_changes`.
+        """
+        ...
+
+    def page_changes(self) -> PageChanges:
+        """How `resident_pages` has changed since the last call, at first since the engine was made, when it was empty.
+
+        Cheap where nothing changed: it may be called after every step. `reset` loses all pages.
+        """
         ...
 
     def reset(self) -> None:

@@ -9,10 +9,11 @@ from actors.results import TokenLogprobs
 
 
 class AttemptLost(Exception):
-    """The worker of an attempt is gone; whether the request can go on elsewhere is for the front to decide."""
+    """An attempt is over without an end: its worker is gone, the link to it broke, or its place was taken back.
+    Whether the request can go on elsewhere is for the front to decide."""
 
 
-class Inbox:
+class AttemptOutput:
     """Collects an attempt's pieces until they are taken: a streaming consumer wakes for every piece, one that wants
     the whole only at the end. Bounded by the request's own max_new_tokens."""
 
@@ -25,7 +26,7 @@ class Inbox:
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._finished: Finished | None = None
-        self._loss: AttemptLost | None = None
+        self._loss: str | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> None:
@@ -36,12 +37,14 @@ class Inbox:
             self._wake()
 
     def finish(self, finished: Finished) -> None:
+        """The attempt's end has come; what follows is ignored."""
         self._finished = finished
         self._wake()
 
     def lose(self, reason: str) -> None:
-        if self._finished is None:
-            self._loss = AttemptLost(reason)
+        """No more will come. An attempt that has its end keeps it."""
+        if self._finished is None and self._loss is None:
+            self._loss = reason
             self._wake()
 
     def _wake(self) -> None:
@@ -54,13 +57,17 @@ class Inbox:
     async def take(self) -> tuple[str, tuple[int, ...], tuple[TokenLogprobs, ...], Finished | None]:
         """Everything since the last call, joined; the last one carries how it ended.
 
-        :raises AttemptLost: the worker went away, after all that it had sent has been taken.
+        :raises AttemptLost: no more will come, and all that had come has been taken.
         """
         if not self._ready():
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self._loss is not None and (self._whole or not self._texts):
-            raise self._loss
+            raise AttemptLost(self._loss)
         piece = "".join(self._texts), tuple(self._token_ids), tuple(self._logprobs), self._finished
         self._texts, self._token_ids, self._logprobs = [], [], []
         return piece
+
+    def __repr__(self) -> str:
+        state = "finished" if self._finished else f"lost ({self._loss})" if self._loss else "running"
+        return f"<AttemptOutput on {self.worker_id}: {state}, {len(self._token_ids)} tokens not taken>"

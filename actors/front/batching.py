@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import Context
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from actors.supervisor import Supervisor
 
 T = TypeVar("T")
 
 
-def link_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task that belongs to a link, whoever starts it.
-
-    Ray cancels with a call all calls that were made under it, and finds those by the context of their task. A link is
-    opened by one request and used by all, so its calls are made in an empty context: under nobody.
-    """
-    return asyncio.create_task(work, context=Context())
-
-
 class TurnBatch(Generic[T]):
-    """Collects items and sends them together, one call at a time, in order.
+    """Collects items and sends them together, in order, one call at a time.
 
     While a call is under way what is added waits for the next, so the number of calls grows with turns and round
-    trips, not with items. `send` must not raise; the owner bounds how much can be added.
+    trips, not with items. And nothing overtakes: Ray delivers two calls that are under way at once in any order, where
+    one of them carries much. The owner bounds how much can be added.
+
+    When `send` raises, what was to be sent is dropped and `on_failure` hears of it; the next item begins anew.
     """
 
-    def __init__(self, send: Callable[[tuple[T, ...]], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        send: Callable[[tuple[T, ...]], Awaitable[None]],
+        *,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._supervisor = supervisor
         self._send = send
+        self._on_failure = on_failure
         self._items: list[T] = []
-        self._sender: asyncio.Task[None] | None = None
+        self._sending = False
 
     def add(self, item: T) -> None:
         self._items.append(item)
-        if self._sender is None or self._sender.done():
-            self._sender = link_task(self._drain())
+        if not self._sending:
+            self._sending = True
+            self._supervisor.start("send", self._drain(), on_end=self._drained)
+
+    def clear(self) -> None:
+        """Drop what was not sent yet. A call that is under way goes on."""
+        self._items.clear()
 
     async def _drain(self) -> None:
         while self._items:
             items, self._items = tuple(self._items), []
             await self._send(items)
+
+    def _drained(self, failure: BaseException | None) -> None:
+        self._sending = False
+        if failure is not None:
+            self._items.clear()
+            self._on_failure(failure)
+        elif self._items:  # added between the last look and this call
+            self._sending = True
+            self._supervisor.start("send", self._drain(), on_end=self._drained)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return f"<TurnBatch: {len(self._items)} waiting, {'a call is under way' if self._sending else 'idle'}>"

@@ -1,15 +1,19 @@
-"""A front's link to the dispatcher: admissions out in batches, grants and refusals back.
+"""A front's link to the dispatcher: admissions and releases out in batches, decisions back.
 
 An admission that can be decided at once is answered by the call that carries it; all later decisions come on one
-stream. The link outlives the dispatcher's restarts: what is undecided is asked again.
+stream. The link outlives the dispatcher's restarts and broken streams: it is opened again, and what is undecided is
+asked again. While it is not open nothing is sent, since a dispatcher that hears the end of a stream forgets what the
+front had waiting, and one that restarts has forgotten everything.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from typing import Any
 
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from actors.errors import (
     ContextLengthExceeded,
@@ -19,12 +23,22 @@ from actors.errors import (
     NoHealthyWorker,
     Overloaded,
     PoolClosed,
+    first_line,
 )
-from actors.front.batching import TurnBatch, link_task
-from actors.messages import Admission, Grant, Refusal, RefusalReason
-from actors.ray_session import STREAM_BACKPRESSURE, cancel_stream
+from actors.front.batching import TurnBatch
+from actors.front.place import MAX_ASKED, Place
+from actors.messages import Admission, Decision, Grant, Refusal, RefusalReason, Release, Revocation
+from actors.ray_session import cancel_stream, open_stream
+from actors.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
 
 RECONNECT_INTERVAL_S = 0.2
+SILENCE_S = 30.0
+"""A dispatcher says something at least every few seconds (`actors.dispatcher.decisions`). One that has said nothing for
+so long is taken for lost."""
+UNREACHABLE_AFTER_S = 60.0
+"""Requests wait so long for a dispatcher that is lost; then they fail, and later ones fail at once until it is back."""
 
 _ERRORS: dict[RefusalReason, type[ExlpoolError]] = {
     RefusalReason.OVERSIZED: ContextLengthExceeded,
@@ -38,116 +52,183 @@ _ERRORS: dict[RefusalReason, type[ExlpoolError]] = {
 
 
 class DispatcherLink:
+    """Open from the start of its first stream until `shut_down`, or until the dispatcher is gone for good."""
+
     def __init__(self, front_id: str, dispatcher: Any) -> None:
         self._front_id = front_id
         self._dispatcher = dispatcher
-        self._undecided: dict[str, tuple[Admission, asyncio.Future[Grant]]] = {}
-        self._admissions: TurnBatch[Admission] = TurnBatch(self._send)
-        self._cancellations: TurnBatch[tuple[str, int]] = TurnBatch(self._send_cancel)
-        self._listening = asyncio.Event()
+        self._supervisor = Supervisor(f"link of {front_id} to the dispatcher")
+        self._places: dict[str, Place] = {}
+        """By request id: every place that is asked for or granted and not released."""
+        self._messages: TurnBatch[Admission | Release] = TurnBatch(
+            self._supervisor, self._send, on_failure=self._send_failed
+        )
+        self.listening = False
+        """The dispatcher hears this front, as far as anybody knows."""
+        self._lost_at_s: float | None = time.monotonic()
         self._closed: PoolClosed | None = None
-        self._reader = link_task(self._read())
+        self._reading: asyncio.Task[None] | None = None
+        self._reopening: asyncio.TimerHandle | None = None
+        self._open_stream()
 
-    async def place(self, admission: Admission) -> Grant:
-        """Wait for a place. Cancelling the wait takes the request out of the queue.
+    def ask(self, admission: Admission) -> Place:
+        """Ask for a place. It has to be released, whatever comes of it.
 
-        :raises ExlpoolError: the refusal, as the type that fits.
+        :raises PoolClosed: the pool is closed or gone.
+        :raises NoHealthyWorker: the dispatcher has not answered for long.
         """
         if self._closed is not None:
             raise self._closed
-        future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
-        self._undecided[admission.request_id] = admission, future
-        self._admissions.add(admission)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self.release(admission.request_id, admission.attempt)
-            raise
-        finally:
-            self._undecided.pop(admission.request_id, None)
+        if self._unreachable():
+            raise self._not_reached()
+        place = self._places[admission.request_id] = Place(admission, self._release)
+        self._messages.add(admission)
+        return place
 
-    def release(self, request_id: str, attempt: int) -> None:
-        """This attempt needs no place any more: it was given up, in the queue or after a grant. A later attempt of
-        the same request is not touched."""
-        if self._closed is None:
-            self._cancellations.add((request_id, attempt))
+    def break_stream(self) -> None:
+        """Cancel the stream that is being read, as a broken connection would. For tests of what follows."""
+        if self._reading is not None:
+            self._reading.cancel()
 
     def shut_down(self) -> None:
-        self._fail(PoolClosed("The pool was closed."))
-        self._reader.cancel()
+        """Close without waiting; what is undecided fails with `PoolClosed`."""
+        self._fail_for_good(PoolClosed("The pool was closed."))
+        self._supervisor.shut_down()
 
     async def wait_closed(self) -> None:
-        await asyncio.gather(self._reader, return_exceptions=True)
+        await self._supervisor.wait_closed()
 
-    async def _send(self, admissions: tuple[Admission, ...]) -> None:
-        if not self._listening.is_set():
-            return  # asked again as soon as the dispatcher listens
-        wanted = tuple(admission for admission in admissions if admission.request_id in self._undecided)
+    # Messages.
+
+    def _release(self, place: Place) -> None:
+        admission = place.admission
+        if self._places.get(admission.request_id) is place:
+            del self._places[admission.request_id]
+        if not place.over and self._closed is None:
+            self._messages.add(Release(admission.request_id, admission.attempt))
+
+    async def _send(self, messages: tuple[Admission | Release, ...]) -> None:
+        if not self.listening:
+            return  # what is undecided is asked again as soon as the dispatcher listens
+        wanted = tuple(message for message in messages if isinstance(message, Release) or self._is_undecided(message))
         if not wanted:
             return
+        for message in wanted:
+            if isinstance(message, Admission):
+                self._places[message.request_id].asked += 1
         try:
-            self._decide(await self._dispatcher.admit.remote(self._front_id, wanted))
-        except RayActorError:
-            return  # the reader sees the same, and asks again for all that is undecided
-        except RayTaskError as error:
+            self._take_in(await self._dispatcher.place_requests.remote(self._front_id, wanted))
+        except RayTaskError as error:  # the dispatcher lives, and has taken offence at something here
             failure: Exception = error.as_instanceof_cause()  # type: ignore[no-untyped-call]
-            for admission in wanted:
-                self._reject(admission.request_id, failure)
+            for message in wanted:
+                place = self._places.get(message.request_id)
+                if isinstance(message, Admission) and place is not None and place.admission is message:
+                    place.refuse(failure)
 
-    async def _send_cancel(self, attempts: tuple[tuple[str, int], ...]) -> None:
-        try:
-            await self._dispatcher.cancel.remote(self._front_id, attempts)
-        except RayActorError:
-            return  # a dispatcher that restarts has forgotten them
+    def _send_failed(self, failure: BaseException) -> None:
+        """The stream and the calls are one link: when a call fails the stream is opened anew."""
+        logger.warning("A call to the dispatcher failed: %s", first_line(failure))
+        self.break_stream()
+
+    def _is_undecided(self, admission: Admission) -> bool:
+        place = self._places.get(admission.request_id)
+        return place is not None and place.admission is admission and place.undecided
+
+    # The stream.
+
+    def _open_stream(self) -> None:
+        self._reopening = None
+        self._reading = self._supervisor.start("read", self._read(), on_end=self._stream_ended)
 
     async def _read(self) -> None:
-        while True:
-            stream = self._dispatcher.decisions.options(
-                num_returns="streaming", _generator_backpressure_num_objects=STREAM_BACKPRESSURE
-            ).remote(self._front_id)
-            try:
-                async for reference in stream:
-                    decisions = await reference
-                    if not self._listening.is_set():
-                        self._resume()
-                    self._decide(decisions)
-                self._fail(PoolClosed("The pool was closed."))
-                return
-            except ActorDiedError:
-                self._fail(PoolClosed("The pool's dispatcher is gone; start the pool again."))
-                return
-            except (RayActorError, RayTaskError):
-                self._listening.clear()
-                await asyncio.sleep(RECONNECT_INTERVAL_S)
-            finally:
-                cancel_stream(stream)
+        """Read one stream; it returns when the dispatcher closes it, which is the end of the pool."""
+        stream = open_stream(self._dispatcher.decisions, self._front_id)
+        try:
+            while True:
+                async with asyncio.timeout(SILENCE_S):
+                    decisions: tuple[Decision, ...] = await (await anext(stream))
+                if not self.listening:
+                    self._resume()
+                self._take_in(decisions)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise TimeoutError(f"nothing was heard for {SILENCE_S:g} s") from None
+        finally:
+            cancel_stream(stream)
+
+    def _stream_ended(self, failure: BaseException | None) -> None:
+        """The one place that hears of a stream's end, whatever ended it."""
+        if failure is None:
+            self._fail_for_good(PoolClosed("The pool was closed."))
+            return
+        if isinstance(failure, ActorDiedError):
+            self._fail_for_good(PoolClosed("The pool's dispatcher is gone; start the pool again."))
+            return
+        if self.listening or self._lost_at_s is None:
+            logger.warning("The dispatcher is lost and looked for again: %s", first_line(failure))
+            self._lost_at_s = time.monotonic()
+        self.listening = False
+        self._messages.clear()
+        if self._unreachable():
+            for place in list(self._places.values()):
+                place.refuse(self._not_reached())
+        self._reopening = asyncio.get_running_loop().call_later(RECONNECT_INTERVAL_S, self._open_stream)
 
     def _resume(self) -> None:
         """The dispatcher listens (again): ask for everything that is undecided."""
-        self._listening.set()
-        for admission, _ in self._undecided.values():
-            self._admissions.add(admission)
+        self.listening, self._lost_at_s = True, None
+        for place in list(self._places.values()):
+            if place.undecided and place.asked >= MAX_ASKED:
+                place.refuse(NoHealthyWorker(f"The dispatcher was lost {place.asked} times under this request."))
+            elif place.undecided:
+                self._messages.add(place.admission)
 
-    def _decide(self, decisions: tuple[Grant | Refusal, ...]) -> None:
+    def _take_in(self, decisions: tuple[Decision, ...]) -> None:
+        """Hand decisions to their places. The cases:
+
+        - a refusal ends the place of that request, unless it was granted meanwhile: then it is of an older attempt;
+        - a grant of the attempt that is asked for is taken, and one that is told twice is the same grant;
+        - a grant that nobody here waits for was given up while it was on its way: it is released, or the dispatcher
+          would keep its pages for nobody;
+        - a revocation of an attempt that is over, or of an older one, comes too late to matter.
+        """
         for decision in decisions:
-            entry = self._undecided.get(decision.request_id)
-            if isinstance(decision, Refusal):
-                self._reject(decision.request_id, refusal_error(decision))
-            elif entry is not None and entry[0].attempt == decision.attempt and not entry[1].done():
-                entry[1].set_result(decision)
-            else:
-                self.release(decision.request_id, decision.attempt)
+            place = self._places.get(decision.request_id)
+            match decision:
+                case Refusal():
+                    if place is not None and place.undecided:
+                        place.refuse(refusal_error(decision))
+                case Grant():
+                    if place is not None and place.admission.attempt == decision.attempt:
+                        place.grant(decision)
+                    else:
+                        self._messages.add(Release(decision.request_id, decision.attempt))
+                case Revocation():
+                    if place is not None and place.admission.attempt == decision.attempt:
+                        place.revoke(decision.reason)
 
-    def _reject(self, request_id: str, error: Exception) -> None:
-        entry = self._undecided.get(request_id)
-        if entry is not None and not entry[1].done():
-            entry[1].set_exception(error)
+    def _unreachable(self) -> bool:
+        return self._lost_at_s is not None and time.monotonic() - self._lost_at_s > UNREACHABLE_AFTER_S
 
-    def _fail(self, error: PoolClosed) -> None:
+    def _not_reached(self) -> NoHealthyWorker:
+        return NoHealthyWorker(
+            f"The pool's dispatcher has not answered for {UNREACHABLE_AFTER_S:g} s: its node may be down.",
+            retry_after_s=RECONNECT_INTERVAL_S,
+        )
+
+    def _fail_for_good(self, error: PoolClosed) -> None:
         self._closed = error
-        for _, future in self._undecided.values():
-            if not future.done():
-                future.set_exception(error)
+        self.listening = False
+        if self._reopening is not None:
+            self._reopening.cancel()
+        for place in list(self._places.values()):
+            if place.undecided:
+                place.refuse(error)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self.listening else "opening"
+        return f"<DispatcherLink of {self._front_id}: {state}, {len(self._places)} places>"
 
 
 def refusal_error(refusal: Refusal) -> ExlpoolError:

@@ -10,51 +10,28 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from ray.exceptions import ActorUnavailableError
 
-from actors.errors import DeadlineExceeded, EngineFailure, Overloaded, PoolClosed, WorkerDied
-from actors.front.attempt_output import AttemptLost, Inbox
+from actors.errors import EngineFailure, Overloaded, PoolClosed
+from actors.front.attempt_output import AttemptLost, AttemptOutput
 from actors.front.dispatcher_link import RECONNECT_INTERVAL_S, DispatcherLink
+from actors.front.place import Place
+from actors.front.run import Piece, Run, usage_of
 from actors.front.worker_link import WorkerLink
-from actors.messages import Admission, Finished, GenerationRequest, Grant, Welcome, WorkerLimits
-from actors.paging.hashes import page_hashes
+from actors.messages import Finished, GenerationRequest, Grant, Welcome, WorkerLimits
 from actors.request.options import RequestOptions
-from actors.request.prepare import PreparedRequest, prepare
+from actors.request.prepare import prepare
 from actors.request.prompt import Prompt, PromptEncoder
-from actors.results import Delta, FinishReason, GenerationResult, Priority, Timing, TokenLogprobs, Usage
+from actors.results import Delta, FinishReason, GenerationResult
 
-MAX_ATTEMPTS = 3
-"""Placements of one request. A request that saw this many workers die is taken for the cause and fails."""
 LONG_PROMPT = 20_000
 """Texts of so many characters, and lists of so many ids, are prepared off the event loop, since they take it for more
 than a few milliseconds. So are messages, whose template may do anything."""
 GREETING_TIMEOUT_S = 60.0
 PATIENCE_MIN_S, PATIENCE_MAX_S = 0.05, 5.0
-
-
-@dataclass(slots=True)
-class _Run:
-    """The mutable state of one request while it is served."""
-
-    request: PreparedRequest
-    started_at_s: float
-    attempt: int = 0
-    excluded: frozenset[str] = frozenset()
-    worker_id: str = ""
-    granted_at_s: float = 0.0
-    first_at_s: float | None = None
-    shown: bool = False
-
-    def remaining_s(self) -> float | None:
-        timeout_s = self.request.options.timeout_s
-        return None if timeout_s is None else self.started_at_s + timeout_s - time.monotonic()
-
-
-Piece = tuple[str, tuple[int, ...], tuple[TokenLogprobs, ...], Finished | None]
 
 
 class Front:
@@ -71,18 +48,20 @@ class Front:
         self._patient = patient
         self._places = DispatcherLink(self.front_id, dispatcher)
         self._links: dict[str, WorkerLink] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
         self._next_ticket = 1
         self._closed = False
 
     @classmethod
-    async def open(cls, dispatcher: Any, *, patient: bool) -> Front:
+    async def open(
+        cls, dispatcher: Any, *, patient: bool, load_encoder: Callable[[str], PromptEncoder] = PromptEncoder.load
+    ) -> Front:
         """Greet the dispatcher and wait until one of its workers can generate.
 
+        `load_encoder` gives the encoder of a model directory, on another thread.
         :raises ExlpoolError: no worker could be loaded.
         """
         welcome = await _greet(dispatcher)
-        encoder = await asyncio.to_thread(PromptEncoder.load, welcome.model_dir)
+        encoder = await asyncio.to_thread(load_encoder, welcome.model_dir)
         return cls(dispatcher, welcome, encoder, patient=patient)
 
     @property
@@ -93,6 +72,13 @@ class Front:
     def limits(self) -> tuple[WorkerLimits, ...]:
         """What the workers that were there at the greeting can take."""
         return self._welcome.limits
+
+    @property
+    def reachable(self) -> bool:
+        """Whether a request could get through now as far as anybody here knows: the dispatcher hears this front, and
+        not every worker that it has talked to is cut off from it."""
+        links = [link for link in self._links.values() if not link.over]
+        return self._places.listening and (not links or not all(link.broken for link in links))
 
     def shut_down(self) -> None:
         """Close without waiting; must be called on the front's own event loop. What runs ends with `PoolClosed`."""
@@ -105,7 +91,7 @@ class Front:
         """Cancel everything that still runs; workers and dispatcher forget this front."""
         self.shut_down()
         await self._places.wait_closed()
-        await asyncio.gather(*(link.wait_closed() for link in self._links.values()), *self._retiring)
+        await asyncio.gather(*(link.wait_closed() for link in self._links.values()))
 
     async def generate(self, prompt: Prompt, options: RequestOptions) -> GenerationResult:
         """The whole completion: the deltas of a stream, joined.
@@ -119,7 +105,7 @@ class Front:
         finally:
             await pieces.aclose()
         assert finished is not None, "a whole completion comes as one piece, with its end"
-        return _result(run, text, token_ids, logprobs, finished)
+        return run.result(text, token_ids, logprobs, finished)
 
     async def stream(self, prompt: Prompt, options: RequestOptions) -> AsyncGenerator[Delta, None]:
         """The completion as it is made; the last delta has `finish_reason` and `usage`. Closing it cancels.
@@ -130,130 +116,119 @@ class Front:
         pieces = self._pieces(run, whole=False)
         try:
             async for text, token_ids, logprobs, finished in pieces:
-                timing = _timing(run, finished) if finished or not run.shown else None
+                timing = run.timing(finished) if finished or not run.shown else None
                 run.shown = True
                 yield Delta(
                     text=text,
                     token_ids=token_ids,
                     logprobs=logprobs,
                     finish_reason=finished.reason if finished else None,
-                    usage=_usage(finished) if finished else None,
+                    usage=usage_of(finished) if finished else None,
                     timing=timing,
                 )
         finally:
             await pieces.aclose()
 
-    async def _begin(self, prompt: Prompt, options: RequestOptions) -> _Run:
+    async def _begin(self, prompt: Prompt, options: RequestOptions) -> Run:
         started_at_s = time.monotonic()
+        deadline_s = None if options.timeout_s is None else started_at_s + options.timeout_s
         arguments = (self.encoder, prompt, options, self._welcome.limits, self._welcome.default_max_new_tokens)
         if _is_quick(prompt):
             request = prepare(*arguments)
         else:
             request = await asyncio.to_thread(prepare, *arguments)
-        return _Run(request, started_at_s)
+        return Run(request, started_at_s, deadline_s)
 
-    async def _pieces(self, run: _Run, *, whole: bool) -> AsyncGenerator[Piece, None]:
-        """Place the request and pass on what its worker makes; place it again if that worker is lost in time."""
+    async def _pieces(self, run: Run, *, whole: bool) -> AsyncGenerator[Piece, None]:
+        """Run an attempt and pass on what its worker makes; run another one if it is lost in time, or refused and the
+        front is patient."""
+        run.attempt = 1
         while True:
-            grant = await self._place(run)
-            attempt = self._attempt(run, grant, whole=whole)
+            attempt = self._attempt(run, whole=whole)
             try:
                 async for piece in attempt:
                     yield piece
                 return
-            except (AttemptLost, EngineFailure) as error:
-                if self._closed:
-                    raise PoolClosed("The pool was closed before the request's end.") from None
-                _raise_if_final(run, error)
-                run.excluded |= {grant.worker_id}
-            finally:
-                await attempt.aclose()
-
-    async def _place(self, run: _Run) -> Grant:
-        run.attempt += 1
-        while True:
-            try:
-                grant: Grant = await self._within(run, self._places.place(self._admission(run)))
             except Overloaded as refusal:
                 if not self._patient:
                     raise
                 pause_s = min(max(refusal.retry_after_s or 0.0, PATIENCE_MIN_S), PATIENCE_MAX_S)
-                await self._within(run, asyncio.sleep(pause_s))
-            else:
-                run.worker_id, run.granted_at_s = grant.worker_id, time.monotonic()
-                return grant
+            except (AttemptLost, EngineFailure) as error:
+                if self._closed:
+                    raise PoolClosed("The pool was closed before the request's end.") from None
+                run.raise_if_final(error)
+                run.excluded |= {run.worker_id}
+                run.attempt += 1
+                pause_s = 0.0
+            finally:
+                await attempt.aclose()
+            if pause_s:
+                await run.within(asyncio.sleep(pause_s))
 
-    def _admission(self, run: _Run) -> Admission:
-        request = run.request
-        return Admission(
-            request_id=request.request_id,
-            attempt=run.attempt,
-            prompt_tokens=len(request.token_ids),
-            max_new_tokens=request.max_new_tokens,
-            page_hashes=page_hashes(request.token_ids),
-            priority=Priority(request.options.priority),
-            tenant=request.options.tenant,
-            timeout_s=run.remaining_s(),
-            excluded_workers=run.excluded,
-        )
+    async def _attempt(self, run: Run, *, whole: bool) -> AsyncGenerator[Piece, None]:
+        """One attempt, from asking for its place to its end.
 
-    async def _attempt(self, run: _Run, grant: Grant, *, whole: bool) -> AsyncGenerator[Piece, None]:
-        request = run.request
+        Whatever takes the caller out of here (an end, an error, a cancellation at any await, a stream that is closed)
+        goes through the one `finally`: it tells the worker, unless the worker has told the end, and gives the place
+        back.
+        """
+        place = self._places.ask(run.admission())
+        link: WorkerLink | None = None
         ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
-        inbox = Inbox(grant.worker_id, whole=whole)
-        link = self._link(grant.worker_id)
         finished: Finished | None = None
         try:
-            await link.start(
-                GenerationRequest(
-                    ticket=ticket,
-                    request_id=request.request_id,
-                    attempt=grant.attempt,
-                    token_ids=request.token_ids,
-                    max_new_tokens=request.max_new_tokens,
-                    seed=request.seed,
-                    params=request.params,
-                    whole=whole,
-                ),
-                inbox,
-            )
+            grant = await run.within(place.granted())
+            run.worker_id, run.granted_at_s = grant.worker_id, time.monotonic()
+            output = AttemptOutput(grant.worker_id, whole=whole)
+            place.use(output)
+            link = self._link(grant.worker_id)
+            await run.within(link.start(_request_of(run, grant, ticket, whole=whole), output))
             while finished is None:
-                text, token_ids, logprobs, finished = await self._within(run, inbox.take())
+                text, token_ids, logprobs, finished = await run.within(output.take())
                 if finished is not None and finished.reason is FinishReason.ERROR:
                     raise finished.error or EngineFailure("The engine failed without a reason.")
-                if run.first_at_s is None:
-                    run.first_at_s = time.monotonic()
                 yield text, token_ids, logprobs, finished
         finally:
-            if finished is None:
-                link.cancel(ticket)
-                self._places.release(request.request_id, grant.attempt)
+            self._give_back(place, link, ticket, finished)
+
+    def _give_back(self, place: Place, link: WorkerLink | None, ticket: int, finished: Finished | None) -> None:
+        if finished is not None:
+            place.finish()
+        elif link is not None:
+            link.cancel(ticket)
+        place.release()
 
     def _link(self, worker_id: str) -> WorkerLink:
-        slot_name = worker_id.rpartition("#")[0]
-        link = self._links.get(slot_name)
-        if link is None or link.worker_id != worker_id:
-            if link is not None:
-                self._retire(link)
-            handle = self._welcome.workers[slot_name]
-            link = self._links[slot_name] = WorkerLink(self.front_id, worker_id, handle)
+        """The link to this life of a worker.
+
+        Grants come on two ways, so one for an earlier life may arrive after one for the next: each has a link of its
+        own, and that to a life which has ended finds out by itself.
+        """
+        link = self._links.get(worker_id)
+        if link is None:
+            self._links = {name: other for name, other in self._links.items() if not other.over}
+            slot_name = worker_id.rpartition("#")[0]
+            link = self._links[worker_id] = WorkerLink(self.front_id, worker_id, self._welcome.workers[slot_name])
         return link
 
-    def _retire(self, link: WorkerLink) -> None:
-        link.shut_down()
-        task = asyncio.create_task(link.wait_closed())
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "reachable" if self.reachable else "cut off"
+        return f"<Front {self.front_id}: {state}, {self._places!r}, links: {list(self._links.values())}>"
 
-    async def _within(self, run: _Run, awaitable: Any) -> Any:
-        """Await within the request's own time limit."""
-        remaining_s = run.remaining_s()
-        if remaining_s is None:
-            return await awaitable
-        try:
-            return await asyncio.wait_for(awaitable, max(remaining_s, 0.0))
-        except TimeoutError:
-            raise DeadlineExceeded(f"Not finished within {run.request.options.timeout_s:g} s.") from None
+
+def _request_of(run: Run, grant: Grant, ticket: int, *, whole: bool) -> GenerationRequest:
+    request = run.request
+    return GenerationRequest(
+        ticket=ticket,
+        request_id=request.request_id,
+        attempt=grant.attempt,
+        token_ids=request.token_ids,
+        max_new_tokens=request.max_new_tokens,
+        seed=request.seed,
+        params=request.params,
+        page_hashes=request.page_hashes,
+        whole=whole,
+    )
 
 
 async def _greet(dispatcher: Any) -> Welcome:
@@ -270,16 +245,6 @@ async def _greet(dispatcher: Any) -> Welcome:
             return welcome
 
 
-def _raise_if_final(run: _Run, error: AttemptLost | EngineFailure) -> None:
-    if not run.shown and run.attempt < MAX_ATTEMPTS:
-        return
-    if isinstance(error, EngineFailure):
-        raise error
-    if run.shown:
-        raise WorkerDied(f"The worker died while it was generating: {error}.") from None
-    raise WorkerDied(f"{run.attempt} workers died under this request, the last one: {error}.") from None
-
-
 def _is_quick(prompt: Prompt) -> bool:
     if isinstance(prompt, str):
         return len(prompt) < LONG_PROMPT
@@ -287,35 +252,4 @@ def _is_quick(prompt: Prompt) -> bool:
         isinstance(prompt, tuple | list)
         and len(prompt) < LONG_PROMPT
         and not (prompt and isinstance(prompt[0], Mapping))
-    )
-
-
-def _usage(finished: Finished) -> Usage:
-    return Usage(finished.prompt_tokens, finished.completion_tokens, finished.cached_tokens)
-
-
-def _timing(run: _Run, finished: Finished | None) -> Timing:
-    """Where the time went so far; the worker's own share is known at the end only."""
-    now_s = time.monotonic()
-    queue_s = run.granted_at_s - run.started_at_s + (finished.queue_s if finished else 0.0)
-    prefill_s = finished.prefill_s if finished else now_s - run.granted_at_s
-    return Timing(
-        queue_s=queue_s, prefill_s=prefill_s, first_token_s=queue_s + prefill_s, total_s=now_s - run.started_at_s
-    )
-
-
-def _result(
-    run: _Run, text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...], finished: Finished
-) -> GenerationResult:
-    return GenerationResult(
-        request_id=run.request.request_id,
-        text=text,
-        token_ids=token_ids,
-        finish_reason=finished.reason,
-        usage=_usage(finished),
-        timing=_timing(run, finished),
-        worker_id=run.worker_id,
-        attempts=run.attempt,
-        seed=run.request.seed,
-        logprobs=logprobs,
     )

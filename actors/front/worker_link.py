@@ -1,129 +1,225 @@
-"""A front's link to one worker: one stream of output in, batches of attempts and cancellations out."""
+"""A front's link to one worker: one stream of output in, batches of attempts and cancellations out, in order.
+
+The link is at any moment one of these, and every change says what becomes of the attempts:
+
+- opening: a stream was asked for and has not answered. Attempts wait in `start`, no longer than OPEN_TIMEOUT_S.
+- open: the worker of this life listens. Attempts are submitted and their output comes.
+- broken: the stream ended, however it did, or a call failed. Every attempt that was submitted is told that it is lost
+  (the worker cancels it when it sees the end of the stream), and the link is opening again after a pause.
+- over: this life of the worker has ended, or the link was shut down. Attempts are told, and so is whoever comes later.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import itertools
+import logging
 from typing import Any
 
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError
 
-from actors.front.attempt_output import Inbox
-from actors.front.batching import TurnBatch, link_task
-from actors.messages import GenerationRequest, StepOutput
-from actors.ray_session import STREAM_BACKPRESSURE, cancel_stream
+from actors.errors import first_line
+from actors.front.attempt_output import AttemptLost, AttemptOutput
+from actors.front.batching import TurnBatch
+from actors.messages import Cancellation, GenerationRequest, Listening, StepOutput, WorkerCommand
+from actors.ray_session import cancel_stream, open_stream
+from actors.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 30.0
-REOPEN_INTERVAL_S = 0.1
+"""For a stream to answer before another one is asked for, and for an attempt to wait for that."""
+SILENCE_S = 30.0
+"""A worker says something every few seconds (`actors.worker.output_stream`). A stream that has said nothing for so long
+is broken."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+"""Before a broken stream is opened again; doubled each time it fails to open."""
+
+
+_stream_numbers = itertools.count(1)
+
+
+class _LifeOver(Exception):
+    """The worker's life that this link belongs to has ended."""
 
 
 class WorkerLink:
-    """Opened for one life of a worker (`worker_id`), useless after that life: `alive` is False then."""
+    """Made for one life of a worker (`worker_id`), useless after that life: `over` is True then."""
 
     def __init__(self, front_id: str, worker_id: str, handle: Any) -> None:
         self.worker_id = worker_id
-        self.alive = True
+        self.over = False
         self._front_id = front_id
         self._handle = handle
-        self._inboxes: dict[int, Inbox] = {}
-        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._submissions: TurnBatch[GenerationRequest] = TurnBatch(self._send)
-        self._cancellations: TurnBatch[int] = TurnBatch(self._send_cancel)
-        self._reader = link_task(self._read())
+        self._supervisor = Supervisor(f"link to {worker_id}")
+        self._outputs: dict[int, AttemptOutput] = {}
+        """By ticket: what was submitted and has not ended."""
+        self._given_up: set[int] = set()
+        """Tickets whose cancellation is sent, or about to be, and whose end has not come."""
+        self._commands: TurnBatch[WorkerCommand] = TurnBatch(self._supervisor, self._send, on_failure=self._send_failed)
+        self._settled = asyncio.Event()
+        """Set while the link is open, and once it is over."""
+        self._why = ""
+        self._stream_id = ""
+        self._pause_s = FIRST_PAUSE_S
+        self._reading: asyncio.Task[None] | None = None
+        self._reopening: asyncio.TimerHandle | None = None
+        self._open_stream()
 
-    async def start(self, request: GenerationRequest, inbox: Inbox) -> None:
-        """Submit an attempt; its output goes to `inbox` until it finished or is cancelled."""
-        self._inboxes[request.ticket] = inbox
+    @property
+    def open(self) -> bool:
+        return self._settled.is_set() and not self.over
+
+    @property
+    def broken(self) -> bool:
+        """It was tried, and cannot be used at the moment."""
+        return not self.open and bool(self._why)
+
+    async def start(self, request: GenerationRequest, output: AttemptOutput) -> None:
+        """Submit an attempt once the link is open; its output goes to `output` until it has ended or is cancelled.
+
+        :raises AttemptLost: the link cannot be opened in time, or is over.
+        """
         try:
-            await asyncio.wait_for(asyncio.shield(self._opened), OPEN_TIMEOUT_S)
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                await self._settled.wait()
         except TimeoutError:
-            self._lose(f"worker {self.worker_id} did not answer within {OPEN_TIMEOUT_S:.0f} s")
-        if self.alive:
-            self._submissions.add(request)
-        else:
-            inbox.lose(f"worker {self.worker_id} is gone")
+            raise AttemptLost(self._why or f"worker {self.worker_id} did not answer in {OPEN_TIMEOUT_S:g} s") from None
+        if self.over:
+            raise AttemptLost(self._why)
+        self._outputs[request.ticket] = output
+        self._commands.add(request)
 
     def cancel(self, ticket: int) -> None:
-        """Give an attempt up: nothing more reaches its inbox, and the engine ends it before its next step."""
-        if self._inboxes.pop(ticket, None) is not None and self.alive:
-            self._cancellations.add(ticket)
+        """Give an attempt up: nothing more reaches its output, and the engine ends it before its next step."""
+        if self._outputs.pop(ticket, None) is not None:
+            self._give_up(ticket)
+
+    def break_stream(self) -> None:
+        """Cancel the stream that is being read, as a broken connection would. For tests of what follows."""
+        if self._reading is not None:
+            self._reading.cancel()
 
     def shut_down(self) -> None:
         """Close without waiting: attempts that run are lost, and the worker cancels them when it sees this end."""
-        self._lose("the link was closed")
-        self._reader.cancel()
+        self._end("the link was closed")
 
     async def wait_closed(self) -> None:
-        await asyncio.gather(self._reader, return_exceptions=True)
+        await self._supervisor.wait_closed()
 
-    async def _send(self, requests: tuple[GenerationRequest, ...]) -> None:
-        wanted = tuple(request for request in requests if request.ticket in self._inboxes)
-        if not wanted:
-            return  # given up while the call before was under way; its cancellation may have gone ahead of it
-        try:
-            accepted = await self._handle.submit.remote(self._front_id, self.worker_id, wanted)
-        except (RayActorError, RayTaskError) as error:
-            self._lose(_first_line(error))
-            return
-        if not accepted:
-            self._lose(f"worker {self.worker_id} was restarted")
+    # Commands.
 
-    async def _send_cancel(self, tickets: tuple[int, ...]) -> None:
-        try:
-            await self._handle.cancel.remote(self._front_id, tickets)
-        except (RayActorError, RayTaskError) as error:
-            self._lose(_first_line(error))
+    def _give_up(self, ticket: int) -> None:
+        self._given_up.add(ticket)
+        self._commands.add(Cancellation(ticket))
+
+    async def _send(self, commands: tuple[WorkerCommand, ...]) -> None:
+        """Submit and cancel in one call. What was given up before it was sent is left out, with its cancellation."""
+        skipped = {c.ticket for c in commands if isinstance(c, GenerationRequest) and c.ticket not in self._outputs}
+        self._given_up -= skipped
+        wanted = tuple(command for command in commands if command.ticket not in skipped)
+        if not wanted or not self.open:
+            return  # a stream that ended has taken its attempts with it, here and at the worker
+        stream_id = self._stream_id
+        accepted = await self._handle.take_commands.remote(stream_id, wanted)
+        if not accepted and stream_id == self._stream_id:
+            raise AttemptLost(f"worker {self.worker_id} does not know this link any more")
+
+    def _send_failed(self, failure: BaseException) -> None:
+        """The stream and the calls are one link: when a call fails the stream is opened anew."""
+        self._break(f"the link to worker {self.worker_id} broke: {first_line(failure)}")
+        self.break_stream()
+
+    # The stream.
+
+    def _open_stream(self) -> None:
+        """Ask for a stream, with an id of its own, so that nothing of an older one is taken for this one's."""
+        self._stream_id = f"{self._front_id}/{next(_stream_numbers)}"
+        self._reopening = None
+        self._reading = self._supervisor.start("read", self._read(), on_end=self._stream_ended)
 
     async def _read(self) -> None:
-        """Read the stream to its end. Until it is open a try may fail: a process learns late that Ray has restarted
-        an actor, and the dispatcher may know before it."""
-        deadline_s = time.monotonic() + OPEN_TIMEOUT_S
-        while self.alive:
-            reason = await self._read_once()
-            if self._opened.done() or time.monotonic() > deadline_s:
-                self._lose(reason)
-            else:
-                await asyncio.sleep(REOPEN_INTERVAL_S)
+        """Read one stream to its end.
 
-    async def _read_once(self) -> str:
-        """Open the stream and read it; returns why it ended."""
-        stream = self._handle.outputs.options(
-            num_returns="streaming", _generator_backpressure_num_objects=STREAM_BACKPRESSURE
-        ).remote(self._front_id)
+        :raises _LifeOver: the stream says so, or ends as that of a worker that was closed.
+        """
+        stream = open_stream(self._handle.outputs, self._stream_id)
         try:
-            async for reference in stream:
-                self._distribute(await reference)
-        except (RayActorError, RayTaskError) as error:
-            if isinstance(error, ActorDiedError):
-                self._lose(_first_line(error))
-            return _first_line(error)
+            hello = await self._first_message(stream)
+            if hello.worker_id != self.worker_id:
+                raise _LifeOver(f"worker {self.worker_id} was restarted")
+            self._opened()
+            while True:
+                async with asyncio.timeout(SILENCE_S):
+                    output: StepOutput = await (await anext(stream))
+                self._distribute(output)
+        except StopAsyncIteration:
+            pass
+        except TimeoutError:
+            raise TimeoutError("nothing was heard for too long") from None
         finally:
             cancel_stream(stream)
-        return f"worker {self.worker_id} closed its stream"
+        raise _LifeOver(f"worker {self.worker_id} closed its stream")
+
+    async def _first_message(self, stream: Any) -> Listening:
+        async with asyncio.timeout(OPEN_TIMEOUT_S):
+            hello: Listening = await (await anext(stream))
+        return hello
+
+    def _opened(self) -> None:
+        self._pause_s, self._why = FIRST_PAUSE_S, ""
+        self._settled.set()
+
+    def _stream_ended(self, failure: BaseException | None) -> None:
+        """The one place that hears of a stream's end, whatever ended it."""
+        if isinstance(failure, _LifeOver | ActorDiedError):
+            self._end(first_line(failure))
+            return
+        if not isinstance(failure, asyncio.CancelledError) or not self._why:  # else `_send_failed` has said why
+            reason = "its stream was cancelled" if failure is None else first_line(failure)
+            self._break(f"the link to worker {self.worker_id} broke: {reason}")
+        self._reopening = asyncio.get_running_loop().call_later(self._pause_s, self._open_stream)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    def _break(self, reason: str) -> None:
+        if self.open:
+            logger.warning("%s; it is opened again", reason)
+        self._settled.clear()
+        self._lose_attempts(reason)
+
+    def _end(self, reason: str) -> None:
+        self.over = True
+        self._lose_attempts(reason)
+        self._settled.set()
+        if self._reopening is not None:
+            self._reopening.cancel()
+        self._supervisor.shut_down()
+
+    def _lose_attempts(self, reason: str) -> None:
+        self._why = reason
+        self._commands.clear()
+        self._given_up.clear()
+        outputs, self._outputs = self._outputs, {}
+        for output in outputs.values():
+            output.lose(reason)
 
     def _distribute(self, output: StepOutput) -> None:
-        if not self._opened.done():
-            self._opened.set_result(None)
         logprobs = output.logprobs or ((),) * len(output.tickets)
+        outputs = self._outputs
         for ticket, text, token_ids, values in zip(
             output.tickets, output.texts, output.token_ids, logprobs, strict=True
         ):
-            inbox = self._inboxes.get(ticket)
-            if inbox is not None:
-                inbox.put(text, token_ids, values)
+            target = outputs.get(ticket)
+            if target is not None:
+                target.put(text, token_ids, values)
+            elif ticket not in self._given_up:  # nobody here waits for it, so nobody else would ever cancel it
+                self._give_up(ticket)
         for ticket, finished in output.finished:
-            inbox = self._inboxes.pop(ticket, None)
-            if inbox is not None:
-                inbox.finish(finished)
+            self._given_up.discard(ticket)
+            target = outputs.pop(ticket, None)
+            if target is not None:
+                target.finish(finished)
 
-    def _lose(self, reason: str) -> None:
-        self.alive = False
-        if not self._opened.done():
-            self._opened.set_result(None)
-        for inbox in self._inboxes.values():
-            inbox.lose(reason)
-        self._inboxes.clear()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    def __repr__(self) -> str:
+        state = "over" if self.over else "open" if self.open else "broken" if self._why else "opening"
+        return f"<WorkerLink to {self.worker_id}: {state}, stream {self._stream_id}, {len(self._outputs)} attempts>"

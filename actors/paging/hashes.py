@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 PAGE_TOKENS = 256
 
@@ -17,6 +18,12 @@ PAGE_TOKENS = 256
 def pages_needed(tokens: int) -> int:
     """Pages that hold `tokens` tokens."""
     return -(-tokens // PAGE_TOKENS)
+
+
+def shareable_pages(tokens: int) -> int:
+    """Pages of a prompt of `tokens` tokens that have a name. The last token is always computed anew, since its logits
+    are needed, so a page that ends with it is not shared."""
+    return max(tokens - 1, 0) // PAGE_TOKENS
 
 
 def next_hash(parent: bytes | None, token_ids: Sequence[int] | np.ndarray) -> bytes:
@@ -29,13 +36,17 @@ def next_hash(parent: bytes | None, token_ids: Sequence[int] | np.ndarray) -> by
     return digest.digest()
 
 
-def page_hashes(token_ids: Sequence[int]) -> tuple[bytes, ...]:
-    """Names of a prompt's shareable pages, `(len - 1) // 256` of them: the last token is always computed anew, since
-    its logits are needed, so a page that ends with it is not shared."""
-    ids = np.asarray(token_ids, dtype="<i8")
-    names: list[bytes] = []
-    parent: bytes | None = None
-    for page in range(max(len(ids) - 1, 0) // PAGE_TOKENS):
-        parent = next_hash(parent, ids[page * PAGE_TOKENS : (page + 1) * PAGE_TOKENS])
+def page_hashes(token_ids: Sequence[int] | NDArray[np.int64], known: Sequence[bytes] = ()) -> tuple[bytes, ...]:
+    """Names of a prompt's shareable pages, as many as `shareable_pages` says.
+
+    `known` are the names of its first pages, where a shorter beginning of it was named before: only the others are
+    computed, so a prompt that grows by a completion costs what it has grown by.
+    """
+    names = list(known[: shareable_pages(len(token_ids))])
+    first = len(names) * PAGE_TOKENS
+    ids = np.asarray(token_ids[first:], dtype="<i8")
+    parent = names[-1] if names else None
+    for start in range(0, (shareable_pages(len(token_ids)) - len(names)) * PAGE_TOKENS, PAGE_TOKENS):
+        parent = next_hash(parent, ids[start : start + PAGE_TOKENS])
         names.append(parent)
     return tuple(names)

@@ -11,7 +11,12 @@ MIN_PARTIAL_TOKENS = 2
 
 @dataclass(slots=True, eq=False)
 class Page:
-    """One physical page.
+    """One physical page, in one of these states, referenced by jobs or free in each:
+
+        blank      no name and no valid tokens; every page at first
+        nameless   valid tokens and no name: output in the making, which gets its name when the page is full
+        named      a name and less than 256 valid tokens: a page of a prompt that is still to be computed
+        resident   a name and 256 valid tokens: what later prompts find and share
 
     `hash` is its name (`actors.paging.hashes`), given before it is full to a prompt's shareable pages; it is resident
     when `valid_tokens` is 256 too. `parent` is the name of the page before it, None for a first page. `tokens` are the
@@ -47,16 +52,28 @@ class Allocation:
 
 
 @dataclass(frozen=True, slots=True)
-class PrefillStep:
-    """What one round of prefill did: `cached_tokens` prompt tokens were found valid, `start` to `end` were computed.
+class CopiedRows:
+    """The keys and values of the first `tokens` tokens of `source`, 2 to 256 of them, were copied to the beginning of
+    `target`, a page of the job."""
 
-    With a `source`, the first `start % 256` rows of the page that `start` is in were copied from that page.
+    source: Page
+    target: Page
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillStep:
+    """What one round of prefill did, in this order: found, copied, computed.
+
+    `cached_tokens` prompt tokens are there without being computed: those of whole valid pages, and then those of
+    `copied`, if the beginning of one more page was copied. After them, the tokens from position `start` up to `end`
+    were computed; none where the two are equal, which a copy of all that was wanted leads to as well.
     """
 
     cached_tokens: int
     start: int
     end: int
-    source: Page | None = None
+    copied: CopiedRows | None = None
 
 
 class Beginnings:

@@ -11,12 +11,13 @@ instead of failing an assertion.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import heapify, heappop, heappush
 
+from actors.paging.free_pages import FreePages
 from actors.paging.hashes import PAGE_TOKENS
-from actors.paging.records import MIN_PARTIAL_TOKENS, Allocation, Beginnings, Page, PrefillStep
+from actors.paging.records import MIN_PARTIAL_TOKENS, Allocation, Beginnings, CopiedRows, Page, PrefillStep
+from actors.paging.resident import ResidentPages
 
-__all__ = ["Allocation", "Page", "PageTable", "PrefillStep"]
+__all__ = ["Allocation", "CopiedRows", "Page", "PageTable", "PrefillStep"]
 
 
 class PageTable:
@@ -27,18 +28,26 @@ class PageTable:
 
     def __init__(self, total_pages: int) -> None:
         self.total_pages = total_pages
+        self._resident = ResidentPages()
         self.clear()
+
+    def __repr__(self) -> str:
+        return (
+            f"<PageTable of {self.total_pages} pages: {self.free_pages} free, {len(self._named)} named, "
+            f"{len(self._resident)} resident>"
+        )
+
+    @property
+    def free_pages(self) -> int:
+        return self._free.count
 
     def clear(self) -> None:
         """Forget everything. Allocations made before must not be used again, nor released."""
         self._pages = [Page(index, index, index) for index in range(self.total_pages)]
-        self._oldest = [(page.serial, page.stamp, page.index) for page in self._pages]
-        """A heap of unreferenced pages; an entry is stale unless its stamp is still the page's."""
-        self._serial = self._stamp = self.total_pages
-        self.free_pages = self.total_pages
+        self._free = FreePages(self._pages)
+        self._serial = self.total_pages
         self._named: dict[bytes, Page] = {}
-        self._resident: set[bytes] = set()
-        self._resident_now: frozenset[bytes] | None = None
+        self._resident.clear()
         self._beginnings = Beginnings()
 
     def pages_required(self, prompt_hashes: Sequence[bytes], total_pages: int) -> int:
@@ -62,6 +71,11 @@ class PageTable:
         valid pages.
         :raises ValueError: the job does not fit.
         """
+        # A page of the prompt is found (1) referenced: shared, and costs nothing; (2) free under its name: taken out of
+        # the free pages with its content; (3) not at all: the oldest free page gets the name and is to be computed.
+        # A page behind the prompt is always the oldest free page, and remembers what it held until it is written to.
+        # (3) may hit a page of case (2) that comes later in the same prompt: that one then is case (3) itself. So the
+        # count of free pages that are needed is right although the pages change under it.
         required = self.pages_required(prompt_hashes, total_pages)
         if required > self.free_pages or total_pages < len(prompt_hashes):
             raise ValueError(f"A job of {total_pages} pages takes {required}, and {self.free_pages} are free.")
@@ -93,8 +107,8 @@ class PageTable:
         """One round of a job's prefill as the generator does it, computing included; the last ends at `position`
         `prompt_tokens - 1`. With `token_ids`, the beginning of a page may be copied from another.
 
-        A round ends at a page's edge and before a page that is valid; like the generator, it invalidates that page, so
-        the next round computes it again.
+        A round ends at a page's edge and before a page that is valid. Like the generator, a round that computes up to a
+        page's edge invalidates the page behind it, so the next round computes that again.
         """
         until = (allocation.position + chunk_tokens) // PAGE_TOKENS * PAGE_TOKENS
         end = min(until, prompt_tokens - 1)
@@ -107,19 +121,26 @@ class PageTable:
                 break
         if end <= start:
             return PrefillStep(cached, start, start)
-        source = None
+        copied = None
+        # Four cases. The round begins inside a page, or nobody told the tokens: nothing is copied. No other page
+        # agrees in two tokens: the same. One agrees in part: its rows are copied, the rest of the round is computed.
+        # One agrees in all that is wanted of this page, up to 256 tokens: the copy ends at the page's edge, or at `end`
+        # itself, and then nothing is left to compute.
         if token_ids is not None and start % PAGE_TOKENS == 0:
+            target = allocation.pages[first]
             wanted = token_ids[start : min(start + PAGE_TOKENS, end)]
-            match = self.best_partial(allocation.parent_hash(first), wanted, allocation.pages[first])
+            match = self.best_partial(allocation.parent_hash(first), wanted, target)
             if match is not None:
-                source, copied = match
-                allocation.cached_tokens += copied
-                cached, start = cached + copied, start + copied
+                source, tokens = match
+                copied = CopiedRows(source, target, tokens)
+                allocation.cached_tokens += tokens
+                cached, start = cached + tokens, start + tokens
         self.fill(allocation, end, token_ids)
+        # The generator notes how full each page is that a round reached, and the one behind: empty, whatever it held.
         following = end // PAGE_TOKENS
-        if end % PAGE_TOKENS == 0 and following < len(allocation.pages):
+        if start < end and end % PAGE_TOKENS == 0 and following < len(allocation.pages):
             self._set_valid(allocation.pages[following], 0, ())
-        return PrefillStep(cached, start, end, source)
+        return PrefillStep(cached, start, end, copied)
 
     def fill(self, allocation: Allocation, upto_tokens: int, token_ids: Sequence[int] | None = None) -> None:
         """Note that keys and values of the job's first `upto_tokens` tokens are written; valid pages stay as they are.
@@ -150,10 +171,17 @@ class PageTable:
         if place >= len(allocation.pages) or allocation.pages[place].valid_tokens < PAGE_TOKENS:
             raise ValueError(f"Page {place} of the job is not full.")
         page, other = allocation.pages[place], self._named.get(name)
+        # Who has the name already?
+        # - Nobody: the job's page gets it.
+        # - A free page: it is blanked, since it holds the same or nothing, and the job's page gets the name.
+        # - A page of a running job, full: from here on both jobs use that one. The page that was given up goes back to
+        #   the free ones; the other becomes as young as it was.
+        # - A page of a running job that is still computed: the job keeps its own page, which stays nameless, since a
+        #   name belongs to one page. Its text is known under that name all the same, so the chain of names goes on.
         if other is None or not other.references:
             if other is not None:
                 self._blank(other)
-                self._put_back(other)
+                self._free.requeue(other)
             self._name(page, name)
         elif other.valid_tokens == PAGE_TOKENS:
             self._unreference(page)
@@ -178,15 +206,17 @@ class PageTable:
         for page in allocation.pages:
             self._unreference(page)
         allocation.pages = []
-        if len(self._oldest) > 2 * self.total_pages + 64:
-            self._oldest = [(p.serial, p.stamp, p.index) for p in self._pages if not p.references]
-            heapify(self._oldest)
 
     def resident(self) -> frozenset[bytes]:
         """Names of the full pages whose keys and values are valid, referenced or not."""
-        if self._resident_now is None:
-            self._resident_now = frozenset(self._resident)
-        return self._resident_now
+        return self._resident.names()
+
+    def take_changes(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Names that became resident and names that were lost since the last call (at first: since the table was made).
+
+        The difference alone is told: a page that came and went in between is in neither. `clear` loses all pages.
+        """
+        return self._resident.take_changes()
 
     def validate(self, allocations: Sequence[Allocation]) -> None:
         """Check the table against all live allocations.
@@ -202,10 +232,9 @@ class PageTable:
         named = {page.hash: page for page in self._pages if page.hash is not None}
         assert named == self._named, "names and pages differ"
         full = {name for name, page in named.items() if page.valid_tokens == PAGE_TOKENS}
-        assert full == self._resident == self.resident(), "resident pages differ"
-        queued = {index for _, stamp, index in self._oldest if self._pages[index].stamp == stamp}
+        self._resident.validate(full)
         free = {page.index for page in self._pages if not page.references}
-        assert free <= queued, "a free page can never be taken"
+        assert free <= self._free.indices(), "a free page can never be taken"
         known = {page.index for page in self._pages if len(page.tokens) >= MIN_PARTIAL_TOKENS}
         assert known == self._beginnings.indices(), "a page's beginning was lost"
 
@@ -213,18 +242,18 @@ class PageTable:
         self._serial += 1
         page = self._named.get(name)
         if page is None:
-            page = self._pop_oldest()
+            page = self._free.pop_oldest()
             self._blank(page)
             self._name(page, name)
         elif not page.references:
-            self.free_pages -= 1
+            self._free.take(page)
         page.references += 1
         page.serial = self._serial
         return page
 
     def _take_nameless(self) -> Page:
         self._serial += 1
-        page = self._pop_oldest()
+        page = self._free.pop_oldest()
         former = (page.hash, page.parent, page.valid_tokens, page.tokens, page.serial)
         self._blank(page)
         page.former = former
@@ -232,26 +261,21 @@ class PageTable:
         page.serial = self._serial
         return page
 
-    def _pop_oldest(self) -> Page:
-        while True:
-            _, stamp, index = heappop(self._oldest)
-            page = self._pages[index]
-            if page.stamp == stamp and not page.references:
-                self.free_pages -= 1
-                return page
-
     def _unreference(self, page: Page) -> None:
         page.references -= 1
         if page.references:
             return
         if page.former is not None:
             self._restore(page, *page.former)
-        self.free_pages += 1
-        self._put_back(page)
+        self._free.put_back(page)
 
     def _restore(
         self, page: Page, name: bytes | None, parent: bytes | None, valid: int, tokens: tuple[int, ...], serial: int
     ) -> None:
+        """Give a nameless page that its job never wrote to the content back that it had before.
+
+        Its name may have come up on another page meanwhile: then that one is the younger, and this one stays blank.
+        """
         page.former = None
         page.serial = serial
         if name is not None and name in self._named:
@@ -260,12 +284,6 @@ class PageTable:
         self._set_valid(page, valid, tokens)
         if name is not None:
             self._name(page, name)
-
-    def _put_back(self, page: Page) -> None:
-        """Queue an unreferenced page by the time of its last assignment; of equals, the one put back first leads."""
-        self._stamp += 1
-        page.stamp = self._stamp
-        heappush(self._oldest, (page.serial, page.stamp, page.index))
 
     def _blank(self, page: Page) -> None:
         self._set_valid(page, 0, ())
@@ -279,7 +297,6 @@ class PageTable:
         self._named[name] = page
         if page.valid_tokens == PAGE_TOKENS:
             self._resident.add(name)
-            self._resident_now = None
 
     def _set_parent(self, page: Page, parent: bytes | None) -> None:
         if page.parent != parent:
@@ -293,5 +310,4 @@ class PageTable:
         page.valid_tokens, page.tokens = valid_tokens, tokens
         self._beginnings.add(page)
         if page.hash is not None and was_full != (valid_tokens == PAGE_TOKENS):
-            (self._resident.discard if was_full else self._resident.add)(page.hash)
-            self._resident_now = None
+            (self._resident.remove if was_full else self._resident.add)(page.hash)

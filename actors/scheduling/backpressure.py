@@ -34,6 +34,12 @@ class WaitEstimator:
         self.miss_share = 1.0
         """Of prompt tokens, those that had to be computed, lately."""
 
+    def __repr__(self) -> str:
+        return (
+            f"<WaitEstimator: waits turn out {self.scale:.3g} times as long as the work ahead, {self._count} seen, "
+            f"{100 * self.miss_share:.3g} % of prompt tokens computed>"
+        )
+
     def work(self, prompt_tokens: int, expected_tokens: float, pages: int, now_s: float) -> float:
         """Worker-seconds a request takes: its prefill, for which a worker does nothing else, and its decode in a
         share of a worker, the share of its pages or of one slot, whichever is more."""
@@ -80,6 +86,8 @@ class WaitEstimator:
     def started(self, estimated_s: float, real_s: float, scale: float | None = None) -> None:
         """A request that had to wait started after `real_s`; `estimated_s` had been foreseen, with the `scale` of that
         time (None: it is still the same)."""
+        # `estimated_s` was corrected already, by the scale of its time. The next correction is learned from what the
+        # estimate was before, or the scale would be multiplied into itself.
         error_s = real_s - estimated_s
         self._estimated_s = KEEP * self._estimated_s + estimated_s / (scale or self.scale)
         self._real_s = KEEP * self._real_s + real_s

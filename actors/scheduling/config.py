@@ -27,14 +27,17 @@ class SchedulerConfig:
     max_batch_wait_s: float = 86_400.0
     """The same for class batch."""
     start_lease_s: float = 60.0
-    """A start that no report of its worker confirms for so long is given back: its front is gone."""
+    """A start that no report of its worker confirms for so long is taken back: nobody has acted on it."""
+    stall_timeout_s: float = 60.0
+    """A worker that holds attempts and says nothing for so long is suspected: nothing more is placed there, and it is
+    asked whether it lives."""
     tenant_weights: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """A tenant of weight 2 gets twice the tokens of one of weight 1, which is what all others have."""
     seed: int = 0
     """Of the jitter on retry times and of random policies: same seed and events, same actions."""
 
     def __post_init__(self) -> None:
-        for name in ("max_queued_requests", "max_wait_s", "max_batch_wait_s", "start_lease_s"):
+        for name in ("max_queued_requests", "max_wait_s", "max_batch_wait_s", "start_lease_s", "stall_timeout_s"):
             value = getattr(self, name)
             if not value > 0 or math.isnan(value):
                 raise ConfigurationError(f"{name} must be above 0, not {value}.", param=name)

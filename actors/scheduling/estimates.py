@@ -50,6 +50,13 @@ class StepModel:
         self.times = prior
         self.samples = 0
 
+    def __repr__(self) -> str:
+        base_s, per_job_s, prefill_s = self.times
+        return (
+            f"<StepModel {1e3 * base_s:.3g} ms + {1e3 * per_job_s:.3g} ms per job + "
+            f"{1e6 * prefill_s:.3g} µs per prompt token, of {self.samples} steps>"
+        )
+
     def observe(self, samples: Iterable[StepSample]) -> None:
         """Take in steps, oldest first. Steps that did nothing and impossible values are passed over."""
         seen = self.samples
@@ -110,6 +117,9 @@ class OutputLengths:
     def __init__(self) -> None:
         self._all = self.FIRST_GUESS
         self._tenants: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<OutputLengths: {100 * self._all:.3g} % of max_new_tokens, {len(self._tenants)} tenants seen>"
 
     def observe(self, tenant: str, completion_tokens: int, max_new_tokens: int) -> None:
         """A completion has ended by itself or at its bound."""

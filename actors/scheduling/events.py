@@ -11,18 +11,36 @@ from actors.messages import Admission, RunningAttempt, StepReport, WorkerLimits
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """A front asks for a place. The same `request_id` with a higher `attempt` takes up a request whose earlier
-    attempt is over (its worker failed); the earlier attempt's place is given back."""
+    attempt is over (its worker failed); the earlier attempt's place is given back.
+
+    Asked again, unchanged and by the same front: nothing changes, and a grant that was given is told again. Another
+    front that asks for a known attempt is refused, unless nobody owns it (see `WorkerUp`): then it becomes the owner.
+    """
 
     admission: Admission
+    front_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """A front gives a request up (finished with an error, caller gone). Unknown ids are ignored.
+    """A front gives a request up, at this attempt or an earlier one (it failed, or its caller is gone).
 
-    What it held is free at once: its worker, told by the front, drops it at the end of the step that is going on."""
+    What it held is free at once: its worker, told by the front, drops it at the end of the step that is going on.
+    Ignored where the request is unknown, at a later attempt, or another front's. An attempt without an owner may be
+    given up by any front."""
 
     request_id: str
+    attempt: int
+    front_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontGone:
+    """A front is gone, or does not listen any more: all that it asked for is given up. It may come back and ask anew.
+
+    Attempts without an owner (see `WorkerUp`) are no front's, and go on."""
+
+    front_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +63,8 @@ class WorkerLost:
 class WorkerUp:
     """A worker is ready. `worker_id` is new for every life of a worker process; `slot_name` stays over restarts.
 
-    `sequence` is that of the last report the worker sent before; the next one has `sequence + 1`.
+    `sequence` is that of the last report the worker sent before; the next one has `sequence + 1`. What it runs already
+    has no owner: workers do not know who asked the dispatcher. It ends with its report, or with whoever asks for it.
     """
 
     worker_id: str
@@ -58,19 +77,12 @@ class WorkerUp:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDown:
-    """A worker process is gone for good. Its attempts are over; fronts submit them again if they want to.
+    """A worker process is gone for good. Its attempts are over, which their fronts are told; they may ask again.
 
     Another one is expected in its slot, until `WorkerLost` says otherwise or unless it was being emptied."""
 
     worker_id: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSuspected:
-    """A worker has stopped to report: place nothing there until its next report, which is asked for."""
-
-    worker_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +106,18 @@ class TenantsWeighed:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passed. Deadlines, holds, unconfirmed starts and unanswered resyncs are looked at; once every 100 ms or so
-    is enough."""
+    """Time passed. Deadlines, holds, silent workers, unconfirmed starts and unanswered resyncs are looked at; every
+    100 ms or so is enough."""
 
 
 Event = (
     Submitted
     | Cancelled
+    | FrontGone
     | WorkerExpected
     | WorkerLost
     | WorkerUp
     | WorkerDown
-    | WorkerSuspected
     | WorkerDraining
     | Reported
     | TenantsWeighed

@@ -13,171 +13,29 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice
 
 from actors.results import Priority
+from actors.scheduling.class_queue import OUTPUT_WEIGHT, ClassQueue
 from actors.scheduling.records import Request
 
-OUTPUT_WEIGHT = 2.0
-"""An output token counts as so many input tokens (VTC's default)."""
 TRICKLE = {Priority.INTERACTIVE: 0.0, Priority.DEFAULT: 0.1, Priority.BATCH: 0.02}
 """Share of service that is guaranteed to a class that waits behind better ones."""
-MAX_IDLE_TENANTS = 4096
-"""Tenants without a waiting request whose counters are remembered, per class."""
 CLASSES = (Priority.INTERACTIVE, Priority.DEFAULT, Priority.BATCH)
-
-
-@dataclass(slots=True)
-class _Tenant:
-    name: str
-    weight: float
-    counter: float = 0.0
-    listed: float | None = None
-    """Its counter as its valid entry in the heap has it; None: it has none."""
-    requests: OrderedDict[str, Request] = field(default_factory=OrderedDict)
-    work: float = 0.0
-
-
-class _ClassQueue:
-    """The tenants of one class. The heap holds one valid entry per tenant that waits; others in it are outdated."""
-
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        self._weights = weights
-        self.tenants: dict[str, _Tenant] = {}
-        self._idle: OrderedDict[str, None] = OrderedDict()
-        self._floor = 0.0
-        """Where a tenant starts when nobody waits: the counter of the last one that did."""
-        self._heap: list[tuple[float, str]] = []
-        self.requests = 0
-        self.waiting_tenants = 0
-        self.waiting_weight = 0.0
-        self.work = 0.0
-        self.credit_tokens = 0.0
-
-    def push(self, request: Request, *, first: bool) -> None:
-        name = request.admission.tenant
-        tenant = self.tenants.get(name)
-        if tenant is None:
-            tenant = self.tenants[name] = _Tenant(name, self.weight(name))
-        if not tenant.requests:
-            lowest = self.first()
-            tenant.counter = max(tenant.counter, self._floor if lowest is None else lowest.counter)
-            self._idle.pop(name, None)
-            self.waiting_tenants += 1
-            self.waiting_weight += tenant.weight
-        tenant.requests[request.request_id] = request
-        if first:
-            tenant.requests.move_to_end(request.request_id, last=False)
-        tenant.work += request.work
-        self.work += request.work
-        self.requests += 1
-        if tenant.listed is None:
-            self._list(tenant)
-
-    def weight(self, name: str) -> float:
-        return self._weights.get(name, 1.0)
-
-    def weigh(self, weights: Mapping[str, float]) -> None:
-        self._weights = weights
-        for tenant in self.tenants.values():
-            weight = self.weight(tenant.name)
-            if tenant.requests:
-                self.waiting_weight += weight - tenant.weight
-            tenant.weight = weight
-
-    def _list(self, tenant: _Tenant) -> None:
-        tenant.listed = tenant.counter
-        heapq.heappush(self._heap, (tenant.counter, tenant.name))
-        if len(self._heap) > 4 * self.waiting_tenants + 64:
-            valid = {t.name: t.counter for t in self.tenants.values() if t.listed is not None and t.requests}
-            for name, counter in valid.items():
-                self.tenants[name].listed = counter
-            self._heap = [(counter, name) for name, counter in valid.items()]
-            heapq.heapify(self._heap)
-
-    def first(self) -> _Tenant | None:
-        """The waiting tenant with the lowest counter; brings the top of the heap up to date."""
-        while self._heap:
-            listed, name = self._heap[0]
-            tenant = self.tenants.get(name)
-            if tenant is None or tenant.listed != listed:
-                heapq.heappop(self._heap)
-            elif not tenant.requests:
-                heapq.heappop(self._heap)
-                tenant.listed = None
-            elif tenant.counter != listed:
-                tenant.listed = tenant.counter
-                heapq.heapreplace(self._heap, (tenant.counter, name))
-            else:
-                return tenant
-        return None
-
-    def remove(self, request: Request) -> None:
-        tenant = self.tenants[request.admission.tenant]
-        del tenant.requests[request.request_id]
-        tenant.work -= request.work
-        self.work -= request.work
-        self.requests -= 1
-        if not tenant.requests:
-            self._rest(tenant)
-        if not self.requests:
-            self.work = self.waiting_weight = self.credit_tokens = 0.0
-            self._floor = tenant.counter
-
-    def _rest(self, tenant: _Tenant) -> None:
-        tenant.work = 0.0
-        self.waiting_tenants -= 1
-        self.waiting_weight -= tenant.weight
-        self._idle[tenant.name] = None
-        if len(self._idle) > MAX_IDLE_TENANTS:
-            del self.tenants[self._idle.popitem(last=False)[0]]
-
-    def charge(self, name: str, tokens: float) -> None:
-        tenant = self.tenants.get(name)
-        if tenant is None:
-            return
-        tenant.counter += tokens / tenant.weight
-        if tokens < 0 and tenant.listed is not None:
-            self._list(tenant)
-
-    def covers(self, request: Request) -> bool:
-        """Whether the class has been promised enough for the request to start before better classes."""
-        return self.credit_tokens >= request.admission.prompt_tokens + OUTPUT_WEIGHT * request.expected_tokens
-
-    def candidates(self, most: int, round_: int) -> Iterator[Request]:
-        """Requests in fair order, each once, at most `most` that stay. The caller may remove the one it was given."""
-        window, aside = most, []
-        try:
-            while most > 0 and (tenant := self.first()) is not None:
-                depth = min(max(2, window // self.waiting_tenants), most)
-                fresh = (r for r in islice(tenant.requests.values(), window) if r.looked_at != round_)
-                for request in list(islice(fresh, depth)):
-                    request.looked_at = round_
-                    yield request
-                    if request.request_id not in tenant.requests:
-                        break
-                    most -= 1
-                else:
-                    tenant.listed = None
-                    aside.append(tenant)
-        finally:
-            for tenant in aside:
-                if tenant.listed is None:
-                    self._list(tenant)
 
 
 class FairQueue:
     """All waiting requests."""
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        self._classes = {priority: _ClassQueue(weights) for priority in CLASSES}
+        self._classes = {priority: ClassQueue(weights) for priority in CLASSES}
         self._deadlines: list[tuple[float, int, Request]] = []
         self._pushes = 0
         self._round = 0
         self._requests: dict[str, Request] = {}
+
+    def __repr__(self) -> str:
+        return f"<FairQueue: {', '.join(f'{priority.value} {queue!r}' for priority, queue in self._classes.items())}>"
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -225,6 +83,9 @@ class FairQueue:
         request.charged_tokens = OUTPUT_WEIGHT * request.expected_tokens
         tokens = uncached_tokens + request.charged_tokens
         priority = request.admission.priority
+        # Credit. A class that is served spends what it was promised; it cannot owe. Every other class that waits earns
+        # its share of all service: of (others' tokens + its own), hence the division. Nobody earns while nobody of the
+        # class waits, so that a quiet night does not become a claim on the morning (see `ClassQueue.remove`).
         self._classes[priority].charge(request.admission.tenant, tokens)
         for other, queue in self._classes.items():
             if other is priority:
@@ -233,7 +94,7 @@ class FairQueue:
                 queue.credit_tokens += TRICKLE[other] / (1.0 - TRICKLE[other]) * tokens
 
     def settle(self, request: Request, output_tokens: float) -> None:
-        """Correct what was charged ahead by the output there really was."""
+        """Correct what was charged ahead by the output there really was. The credit stays: it was for a start."""
         queue = self._classes[request.admission.priority]
         queue.charge(request.admission.tenant, OUTPUT_WEIGHT * output_tokens - request.charged_tokens)
         request.charged_tokens = OUTPUT_WEIGHT * output_tokens
@@ -248,11 +109,12 @@ class FairQueue:
                 yield request
 
     def _order(self) -> list[Priority]:
+        """Better classes first, but before all of them those that have been promised their first request's tokens."""
         due = [p for p in CLASSES if self._is_due(self._classes[p])]
         return due + [p for p in CLASSES if p not in due]
 
     @staticmethod
-    def _is_due(queue: _ClassQueue) -> bool:
+    def _is_due(queue: ClassQueue) -> bool:
         tenant = queue.first() if queue.credit_tokens > 0.0 else None
         return tenant is not None and queue.covers(next(iter(tenant.requests.values())))
 

@@ -53,6 +53,8 @@ class Fleet:
         self.by_id: dict[str, Worker] = {}
         self.by_slot: dict[str, Worker] = {}
         self.by_index: list[Worker | None] = []
+        self.draining: list[Worker] = []
+        """Workers that are being emptied, in the order in which that began."""
         self.state: Floats = np.zeros((len(Column), 8))
         self.release_s: Floats = np.full((PROFILE_STEPS, 8), np.inf)
         self.release_pages: Floats = np.zeros((PROFILE_STEPS, 8))
@@ -62,6 +64,9 @@ class Fleet:
 
     def __len__(self) -> int:
         return len(self.by_id)
+
+    def __repr__(self) -> str:
+        return f"<Fleet: {', '.join(map(repr, self)) or 'empty'}>"
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self.by_id.values())
@@ -94,12 +99,15 @@ class Fleet:
         self.state[:, worker.index] = 0.0
         self._stale.discard(worker)
         self._free_indexes.append(worker.index)
-        if worker.status is not WorkerStatus.DRAINING:
+        if worker.status is WorkerStatus.DRAINING:
+            self.draining.remove(worker)
+        else:
             self._forget_limits(worker)
 
     def drain(self, worker: Worker) -> None:
         """Nothing may be placed on this worker any more."""
         worker.status = WorkerStatus.DRAINING
+        self.draining.append(worker)
         self._forget_limits(worker)
         self.changed(worker)
 

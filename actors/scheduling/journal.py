@@ -50,3 +50,6 @@ class Journal:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"<Journal of {len(self)} requests>"

@@ -61,6 +61,9 @@ class PageIndex:
     def __len__(self) -> int:
         return len(self._masks)
 
+    def __repr__(self) -> str:
+        return f"<PageIndex of {len(self)} pages>"
+
 
 @dataclass(frozen=True, slots=True)
 class Booking:
@@ -84,6 +87,12 @@ class Ledger:
         self._bit = bit
         self._known = known
         self._referenced = referenced
+
+    def __repr__(self) -> str:
+        return (
+            f"<Ledger: {self.free_pages}/{self.total_pages} pages free, {self.referenced_pages} shared by name, "
+            f"{len(self.resident)} resident>"
+        )
 
     @property
     def free_pages(self) -> int:
@@ -120,6 +129,8 @@ class Ledger:
 
     def release(self, booking: Booking) -> None:
         """Give an attempt's pages back. Those that never became resident are forgotten."""
+        # A page by name that nobody references any more is either resident: free, and still of use as a prefix; or it
+        # never was computed: nobody must count on it. While somebody references it, neither is asked.
         self.used_pages -= booking.private_pages
         for page in booking.shared:
             count = self._references[page] - 1

@@ -39,6 +39,10 @@ class Matchmaker:
         self._policy = policy
         self._placement = Placement(fleet, policy)
 
+    def __repr__(self) -> str:
+        kept = {request.request_id: index for index, request in self._placement.reserved.items()}
+        return f"<Matchmaker by {type(self._policy).__name__}: workers kept for requests {kept}>"
+
     def matches(self, now_s: float, touched: set[int] | None, backlog_s: float) -> Iterator[Match]:
         """Yield what should start. The caller starts each match, and takes its request from the queue, before it asks
         for the next. `touched` are the indexes of workers where room appeared since the last call; None: look at all.
@@ -76,7 +80,17 @@ class Matchmaker:
         return self._fleet.by_index[place.worker_index] if place.wait_s == 0.0 else None
 
     def _worth_scoring(self, request: Request, touched: set[int], now_s: float) -> bool:
-        """Whether a worker that has more room than before could, and should, start the request."""
+        """Whether a worker that has more room than before could, and should, start the request.
+
+        To score a request looks at all workers; this is to find out with little work that it would change nothing. It
+        was scored before, and waits. Of the workers where room has appeared, one is worth it when it
+
+        - has room for this request at all, and then either
+        - is any, for a policy that does not hold: such a one takes what is ready;
+        - is the one that the request waits for, or that is kept for it;
+        - is another one that may be better by now: if it is not held back by prompts that are due, and the pool is
+          small (scoring is cheap), or the last score is old, or its price is below the score of the place waited for.
+        """
         for index in touched:
             worker = self._fleet.by_index[index]
             if worker is None or not worker.could_start(request):
@@ -92,13 +106,19 @@ class Matchmaker:
         return False
 
     def _promise(self, request: Request) -> None:
-        """Those who come later must not count on the room that this one waits for."""
+        """Those who come later in this round must not count on the room that this one waits for."""
         if request.wants >= 0:
             promised = self._placement.promised_pages
             promised[request.wants] = promised.get(request.wants, 0.0) + request.own_pages
 
     def _skip(self, passed: list[Request], worker: Worker) -> None:
-        """A later request was started on this worker: note it with those that wait for the worker, or for any."""
+        """A later request was started on this worker: note it with those that wait for the worker, or for any.
+
+        `passed` are those that come before it in fair order and stay. One of them was skipped if it waits for this very
+        worker, or for none in particular and could run here. One that waits for another worker lost nothing. After
+        `MAX_SKIPS` the worker is kept for it alone, until it starts there or leaves: so the large are not starved by
+        the small. A worker is kept for one request, and a request has one worker kept.
+        """
         index, reserved = worker.index, self._placement.reserved
         for request in passed:
             if request.reserves >= 0 or not (request.wants == index or (request.wants < 0 and _may(request, worker))):

@@ -75,8 +75,30 @@ class Placement:
         self.promised_pages: dict[int, float] = {}
         """Pages that requests which come first in fair order wait for, by worker index."""
 
+    def __repr__(self) -> str:
+        return (
+            f"<Placement over {len(self._fleet)} workers: {len(self.reserved)} kept for one request, "
+            f"{self.backlog_s:.3g} s of work wait, pages promised {self.promised_pages}>"
+        )
+
     def best(self, request: Request, now_s: float) -> Place | None:
-        """The best place, or None when no healthy worker may take the request."""
+        """The best place, or None when no healthy worker may take the request.
+
+        Every worker is one of these:
+
+        - not eligible: it is not up, can never hold so much, is kept for another request, or failed this one before;
+        - ready: pages and a slot are there now. `wait_s` is 0, unless enough prompts are due there already;
+        - full: `wait_s` is when its attempts are expected to have given enough back.
+
+        A policy that `holds` compares both kinds and may choose a full one: then the request waits for it. Others see
+        the ready ones only.
+
+        `wait_s` is what the place is reported with: a start is possible where it is 0, and estimates of waits are made
+        from it. `ranked_s` is what places are compared by, and differs for full workers only. Whoever waits for room
+        that is not there yet is not alone in that: what is released first goes to the whole queue in fair order, so
+        waiting costs at least the time that the pool needs for all that waits. Ranked by `wait_s` alone, a request
+        would hold out for a warm cache behind a long queue instead of taking what is ready.
+        """
         state = self._fleet.state[:, : len(self._fleet.by_index)]
         eligible = self._eligible(request, state)
         if not eligible.any():
@@ -121,6 +143,8 @@ class Placement:
             & (state[Column.CONTEXT_TOKENS] >= request.tokens)
             & (state[Column.TOTAL_PAGES] * PAGE_TOKENS >= request.tokens + state[Column.RESERVE_TOKENS])
         )
+        # Three ways in which a worker that could take it must not: it is kept for somebody else who was skipped too
+        # often; it failed this request (unless all that could ever run it did); or another is kept for this request.
         for index, owner in self.reserved.items():
             if owner is not request:
                 eligible[index] = False
@@ -164,6 +188,8 @@ class Placement:
 
     def _waits(self, need: Floats, pages: Floats, slots: Floats, now_s: float) -> Floats:
         """Seconds until the worker has what is needed, by the expected ends of its attempts; 0 where it has it now."""
+        # Those who come first in fair order and wait for a worker take what is released there before this request. But
+        # where there is room now, it is not theirs: they were looked at before and did not fit.
         short_pages = need - pages
         for index, promised in self.promised_pages.items():
             if short_pages[index] > 0.0 or slots[index] < 1.0:
@@ -173,6 +199,8 @@ class Placement:
         total_pages = self._fleet.column(Column.TOTAL_PAGES)
         rounds = np.maximum(short_pages / np.maximum(total_pages, 1.0), 1.0)
         short_pages = np.minimum(short_pages, total_pages)  # more than a whole worker: it has to empty several times
+        # The profile of a worker: after its end number `step` so many pages are back. Wanted is the first that is
+        # enough, both for pages and for slots; where even the last is not, the last.
         step = (self._fleet.release_pages[:, :size] < short_pages).sum(axis=0)
         step = np.maximum(step, (-slots).astype(np.intp))  # one end gives the one slot that is missing
         step = np.minimum(step, PROFILE_STEPS - 1)

@@ -35,18 +35,20 @@ class WorkerStatus(StrEnum):
     DRAINING = "draining"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Request:
     """A request that waits or runs. Its identity is the object: two attempts of one id are two of these."""
 
     admission: Admission
     arrived_s: float
     deadline_s: float
-    """When it is given up in the queue: its own time limit or the bound on waits, whichever is earlier."""
+    """When it is refused in the queue: its own time limit or the bound on waits, whichever is earlier."""
     expected_tokens: float
     """Output that is expected of it."""
     work: float
     """Worker-seconds that it will take, as a share of a mean worker: what a queue of such requests adds to a wait."""
+    front_id: str = ""
+    """Who asked, and is to be told. Empty: nobody yet, its worker ran it before this scheduler knew of it."""
     state: RequestState = RequestState.QUEUED
     request_id: str = ""
     foreground: bool = True
@@ -95,12 +97,19 @@ class Request:
         self.foreground = self.admission.priority is not Priority.BATCH
         self.own_pages = pages_needed(self.tokens)
 
+    def __repr__(self) -> str:
+        place = f" on {self.worker.worker_id}" if self.worker is not None else ""
+        return (
+            f"<Request {self.request_id!r} of {self.front_id!r}, attempt {self.admission.attempt}: "
+            f"{self.state.value}{place}, {self.admission.prompt_tokens} + {self.admission.max_new_tokens} tokens>"
+        )
+
     @property
     def tokens(self) -> int:
         return self.admission.prompt_tokens + self.admission.max_new_tokens
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Worker:
     """A worker that can be reached, with its books."""
 
@@ -116,7 +125,12 @@ class Worker:
     """Granted and running requests by id."""
     prefilling: dict[str, Request] = field(default_factory=dict)
     """Those of them that have not emitted a token yet, in order of their grants."""
+    quiet_since_s: float = 0.0
+    """When it was last heard of, or got the first of the attempts that it holds, whichever is later."""
+    probed_s: float | None = None
+    """When it was last asked whether it lives; None: it has been heard of since."""
     resync_asked_s: float | None = None
+    """When it was last asked for the whole truth; None: it owes none."""
     stop_asked: bool = False
     outstanding_tokens: int = 0
     pending_prefill_tokens: int = 0
@@ -127,9 +141,13 @@ class Worker:
     peak_slots: float = 0.0
     peak_at_s: float = 0.0
 
-    @property
-    def free_slots(self) -> int:
-        return self.limits.max_batch_size - len(self.attempts)
+    def __repr__(self) -> str:
+        return (
+            f"<Worker {self.worker_id} {self.status.value}: "
+            f"{len(self.attempts)}/{self.limits.max_batch_size} attempts, "
+            f"{self.ledger.free_pages}/{self.limits.total_pages} pages free, "
+            f"{self.pending_prefill_tokens} prompt tokens due, report {self.sequence}>"
+        )
 
     def could_start(self, request: Request) -> bool:
         """Whether there are pages and a slot for the request now."""
@@ -140,6 +158,8 @@ class Worker:
 
     def book(self, request: Request, now_s: float, cached_tokens: int) -> None:
         """Enter an attempt into the books. It leaves them by `release`."""
+        if not self.attempts:
+            self.quiet_since_s = now_s
         request.worker, request.granted_s = self, now_s
         pages = pages_needed(request.tokens + self.limits.reserve_tokens)
         request.booking, request.taken_pages = self.ledger.book(pages, request.admission.page_hashes)
@@ -159,6 +179,8 @@ class Worker:
 
     def release(self, request: Request) -> None:
         """Give back everything that `book` took."""
+        # Prefill first: it is counted by what is left of this attempt's prompt. `worker` and `booking` last: they are
+        # what tells a request that runs from one that waits.
         assert request.booking is not None
         self.prefilled(request)
         del self.attempts[request.request_id]

@@ -1,125 +1,127 @@
-"""How the scheduler says no: at arrival, after a wait, when nobody is left. Part of the scheduler, see `core.py`."""
+"""How the scheduler says no: at arrival, after a wait, when nobody is left."""
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING
-
-from actors.messages import Admission, Refusal, RefusalReason, WorkerLimits
+from actors.messages import Admission, Refusal, RefusalReason
 from actors.results import Priority
 from actors.scheduling import intake
-from actors.scheduling.actions import Refuse
+from actors.scheduling.actions import Action, Refuse
 from actors.scheduling.records import Request, fits
-
-if TYPE_CHECKING:
-    from actors.scheduling.core import Scheduler
+from actors.scheduling.state import SchedulerState
+from actors.scheduling.transitions import end
 
 _NO_WORKER = "No worker is up and none is expected to come."
 
 
-class Refusals:
-    """Decides who is refused, and tells it. `counts` has the reasons of all that were."""
+def refuse(
+    state: SchedulerState,
+    request_id: str,
+    front_id: str,
+    reason: RefusalReason,
+    message: str,
+    retry_after_s: float | None = None,
+) -> Refuse:
+    """Tell a front no. The request must not be known any more, or belong to another submission."""
+    state.refused[reason] += 1
+    state.journal.note(request_id, state.now_s, "refused ({}): {}", reason.value, message)
+    return Refuse(Refusal(request_id, reason, message, retry_after_s), front_id)
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        self.counts: Counter[RefusalReason] = Counter()
-        self._checked_limits: frozenset[WorkerLimits] = frozenset()
-        """Limits of which at least one fits every request that waits; empty while nobody knows any."""
 
-    def tell(self, request_id: str, reason: RefusalReason, message: str, retry_after_s: float | None = None) -> None:
-        """Tell a front no. The request must not be known any more, or belong to another submission."""
-        scheduler = self._scheduler
-        self.counts[reason] += 1
-        scheduler.journal.note(request_id, scheduler.now_s, "refused ({}): {}", reason.value, message)
-        scheduler.actions.append(Refuse(Refusal(request_id, reason, message, retry_after_s)))
+def wait_bound_s(state: SchedulerState, admission: Admission) -> float:
+    """The longest that a request of this class may wait, its own time limit aside."""
+    config = state.config
+    return config.max_batch_wait_s if admission.priority is Priority.BATCH else config.max_wait_s
 
-    def bound_s(self, admission: Admission) -> float:
-        """The longest that a request of this class may wait, its own time limit aside."""
-        config = self._scheduler.config
-        return config.max_batch_wait_s if admission.priority is Priority.BATCH else config.max_wait_s
 
-    def _retry_after_s(self) -> float:
-        """Until half of the queue, or of the longest wait, will be free."""
-        waits = self._scheduler.waits
-        wait_s = waits.wait_s(self._scheduler.queue.work, None)
-        return waits.retry_after_s(wait_s, min(wait_s, self._scheduler.config.max_wait_s))
+def _retry_after_s(state: SchedulerState) -> float:
+    """Until half of the queue, or of the longest wait, will be free."""
+    wait_s = state.waits.wait_s(state.queue.work, None)
+    return state.waits.retry_after_s(wait_s, min(wait_s, state.config.max_wait_s))
 
-    # At arrival.
 
-    def at_the_door(self, admission: Admission) -> bool:
-        """Refuse what is well formed and may not wait all the same; returns whether it was refused."""
-        scheduler, name = self._scheduler, admission.request_id
-        limits = scheduler.workers.known_limits()
-        if not scheduler.workers.hopeful():
-            self.tell(name, RefusalReason.NO_WORKER, _NO_WORKER)
-        elif limits and not any(fits(admission, limit) for limit in limits):
-            self.tell(name, RefusalReason.OVERSIZED, intake.size_message(admission, limits))
-        elif len(scheduler.queue) >= scheduler.config.max_queued_requests and admission.attempt == 1:
-            text = f"{len(scheduler.queue)} requests wait already, which is the bound."
-            self.tell(name, RefusalReason.QUEUE_FULL, text, self._retry_after_s())
-        else:
-            return False
-        return True
+def refuse_at_the_door(state: SchedulerState, admission: Admission, front_id: str) -> Refuse | None:
+    """Refuse what is well formed and may not wait all the same; None if it may.
 
-    def duplicate(self, known: Request, admission: Admission) -> None:
-        """What was submitted before is ignored; something else under its name is refused."""
-        if admission == known.admission:
-            self._scheduler.ignore("submitted again unchanged")
-        elif admission.attempt < known.admission.attempt:
-            self._scheduler.ignore("submission of an old attempt")
-        else:
-            text = f"Request {admission.request_id!r}, attempt {admission.attempt}, is {known.state.value} already."
-            self.tell(admission.request_id, RefusalReason.DUPLICATE, text)
+    A request that ran before (attempt 2 and later) is not subject to the bound of the queue: it was let in once, and
+    its front has shown a part of it already.
+    """
+    name, limits = admission.request_id, state.known_limits()
+    if not state.hopeful():
+        return refuse(state, name, front_id, RefusalReason.NO_WORKER, _NO_WORKER)
+    if limits and not any(fits(admission, limit) for limit in limits):
+        text = intake.size_message(admission, limits)
+        return refuse(state, name, front_id, RefusalReason.OVERSIZED, text)
+    if len(state.queue) >= state.config.max_queued_requests and admission.attempt == 1:
+        text = f"{len(state.queue)} requests wait already, which is the bound."
+        return refuse(state, name, front_id, RefusalReason.QUEUE_FULL, text, _retry_after_s(state))
+    return None
 
-    def press_back(self, request: Request) -> None:
-        """Refuse a request that has just arrived, and has to wait, if it would wait too long."""
-        waits = self._scheduler.waits
-        place_wait_s = request.place_wait_s if request.wants >= 0 else None
-        if place_wait_s is not None:
-            waits.looked(place_wait_s)
-        request.estimated_wait_s, request.wait_scale = waits.wait_s(request.work_ahead, place_wait_s), waits.scale
-        bound_s = request.deadline_s - request.arrived_s
-        if request.estimated_wait_s <= bound_s or request.admission.attempt > 1:
-            return
-        text = (
-            f"It would wait about {request.estimated_wait_s:.1f} s for a worker, with "
-            f"{len(self._scheduler.queue) - 1} other requests waiting; {bound_s:.1f} s are the most it may."
-        )
-        retry_after_s = waits.retry_after_s(request.estimated_wait_s, bound_s)
-        self._scheduler.end(request, "not admitted")
-        self.tell(request.request_id, RefusalReason.WAIT_TOO_LONG, text, retry_after_s)
 
-    # Later.
+def refuse_duplicate(state: SchedulerState, known: Request, admission: Admission, front_id: str) -> Refuse:
+    """Refuse a submission under the name of a request that is known, and goes on as if nothing had been said."""
+    attempt = known.admission.attempt
+    text = f"Request {admission.request_id!r}, attempt {attempt}, is {known.state.value} already."
+    return refuse(state, admission.request_id, front_id, RefusalReason.DUPLICATE, text)
 
-    def expire(self) -> None:
-        """Refuse whoever has waited for as long as it may."""
-        scheduler = self._scheduler
-        for request in scheduler.queue.expired(scheduler.now_s):
-            waited_s = scheduler.now_s - request.arrived_s
-            timeout_s = request.admission.timeout_s
-            scheduler.end(request, "waited {:.1f} s, which is its limit", waited_s)
-            if timeout_s is not None and timeout_s <= self.bound_s(request.admission):
-                text = f"It waited {waited_s:.1f} s for a worker; its own time limit was {timeout_s:.1f} s."
-                self.tell(request.request_id, RefusalReason.DEADLINE, text)
-            else:
-                text = f"It waited {waited_s:.1f} s for a worker, the longest that a request may."
-                self.tell(request.request_id, RefusalReason.WAIT_TOO_LONG, text, self._retry_after_s())
 
-    def oversized(self) -> None:
-        """Workers came or went: refuse whoever waits and fits none of those that there are or will be again."""
-        limits = self._scheduler.workers.known_limits()
-        if not limits or self._checked_limits == set(limits):
-            self._checked_limits = frozenset(limits)
-            return
-        self._checked_limits = frozenset(limits)
-        for request in list(self._scheduler.queue):
-            if not any(fits(request.admission, limit) for limit in limits):
-                self._scheduler.end(request, "fits no worker")
-                text = intake.size_message(request.admission, limits)
-                self.tell(request.request_id, RefusalReason.OVERSIZED, text)
+def press_back(state: SchedulerState, request: Request) -> list[Action]:
+    """Refuse a request that has just arrived, and has to wait, if it would wait too long."""
+    waits = state.waits
+    place_wait_s = request.place_wait_s if request.wants >= 0 else None
+    if place_wait_s is not None:
+        waits.looked(place_wait_s)
+    request.estimated_wait_s, request.wait_scale = waits.wait_s(request.work_ahead, place_wait_s), waits.scale
+    bound_s = request.deadline_s - request.arrived_s
+    if request.estimated_wait_s <= bound_s or request.admission.attempt > 1:
+        return []
+    text = (
+        f"It would wait about {request.estimated_wait_s:.1f} s for a worker, with "
+        f"{len(state.queue) - 1} other requests waiting; {bound_s:.1f} s are the most it may."
+    )
+    retry_after_s = waits.retry_after_s(request.estimated_wait_s, bound_s)
+    end(state, request, "not admitted")
+    return [refuse(state, request.request_id, request.front_id, RefusalReason.WAIT_TOO_LONG, text, retry_after_s)]
 
-    def everybody(self) -> None:
-        """Nobody will ever come: refuse whoever waits."""
-        for request in list(self._scheduler.queue):
-            self._scheduler.end(request, "no worker is left")
-            self.tell(request.request_id, RefusalReason.NO_WORKER, _NO_WORKER)
+
+def refuse_expired(state: SchedulerState) -> list[Action]:
+    """Refuse whoever has waited for as long as it may."""
+    return [_refuse_expired(state, request) for request in state.queue.expired(state.now_s)]
+
+
+def _refuse_expired(state: SchedulerState, request: Request) -> Refuse:
+    waited_s = state.now_s - request.arrived_s
+    timeout_s = request.admission.timeout_s
+    end(state, request, "waited {:.1f} s, which is its limit", waited_s)
+    if timeout_s is not None and timeout_s <= wait_bound_s(state, request.admission):
+        text = f"It waited {waited_s:.1f} s for a worker; its own time limit was {timeout_s:.1f} s."
+        return refuse(state, request.request_id, request.front_id, RefusalReason.DEADLINE, text)
+    text = f"It waited {waited_s:.1f} s for a worker, the longest that a request may."
+    retry_after_s = _retry_after_s(state)
+    return refuse(state, request.request_id, request.front_id, RefusalReason.WAIT_TOO_LONG, text, retry_after_s)
+
+
+def refuse_oversized(state: SchedulerState) -> list[Action]:
+    """Workers came or went: refuse whoever waits and fits none of those that there are or will be again."""
+    limits = state.known_limits()
+    if not limits or state.checked_limits == set(limits):
+        state.checked_limits = frozenset(limits)
+        return []
+    state.checked_limits = frozenset(limits)
+    actions: list[Action] = []
+    for request in list(state.queue):
+        if not any(fits(request.admission, limit) for limit in limits):
+            end(state, request, "fits no worker")
+            text = intake.size_message(request.admission, limits)
+            actions.append(refuse(state, request.request_id, request.front_id, RefusalReason.OVERSIZED, text))
+    return actions
+
+
+def refuse_the_hopeless(state: SchedulerState) -> list[Action]:
+    """A worker is gone for good, or is being emptied: refuse whoever waits for what will not come any more."""
+    if state.hopeful():
+        return refuse_oversized(state)
+    actions: list[Action] = []
+    for request in list(state.queue):
+        end(state, request, "no worker is left")
+        actions.append(refuse(state, request.request_id, request.front_id, RefusalReason.NO_WORKER, _NO_WORKER))
+    return actions

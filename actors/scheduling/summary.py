@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from actors.scheduling.records import Worker
+from actors.scheduling.state import SchedulerState
 from actors.scheduling.statistics import SchedulerStatistics, TenantStatistics, WorkerStatistics
 
-if TYPE_CHECKING:
-    from actors.scheduling.core import Scheduler
 
-
-def summarize(scheduler: Scheduler, now_s: float) -> SchedulerStatistics:
+def summarize(state: SchedulerState, now_s: float) -> SchedulerStatistics:
     """Everything at once. Costs time in proportion to requests and workers: for people and metrics, not per event."""
-    queue, counts = scheduler.queue, scheduler.counts
+    queue, counts = state.queue, state.counts
     oldest_s = min((request.arrived_s for request in queue), default=now_s)
     return SchedulerStatistics(
-        policy=scheduler.config.policy,
+        policy=state.config.policy,
         now_s=now_s,
         queued_requests=queue.counts(),
-        running_requests=len(scheduler.requests) - len(queue),
+        running_requests=len(state.requests) - len(queue),
         oldest_wait_s=now_s - oldest_s,
-        estimated_wait_s=scheduler.waits.wait_s(queue.work, None) if queue else 0.0,
+        estimated_wait_s=state.waits.wait_s(queue.work, None) if queue else 0.0,
         submitted=counts["submitted"],
         started=counts["started"],
         finished=counts["finished"],
         cancelled=counts["cancelled"],
-        refused=dict(scheduler.refusals.counts),
-        ignored=dict(scheduler.ignored),
+        refused=dict(state.refused),
+        ignored=dict(state.ignored),
         prompt_tokens=counts["prompt_tokens"],
         prefix_hit_tokens=counts["prefix_hit_tokens"],
-        est_wait_error=scheduler.waits.statistics(),
-        workers=tuple(_worker(worker) for worker in scheduler.fleet),
+        est_wait_error=state.waits.statistics(),
+        workers=tuple(_worker(worker) for worker in state.fleet),
         tenants=tuple(
             TenantStatistics(tenant=name, priority=priority, queued_requests=waiting, virtual_tokens=counter)
             for priority, name, waiting, counter in queue.tenants()
         ),
-        expected_slots=tuple(scheduler.workers.expected),
+        expected_slots=tuple(state.expected),
     )
 
 

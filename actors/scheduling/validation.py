@@ -1,50 +1,51 @@
-"""The invariants of a scheduler. Tests check them after every event."""
+"""The invariants of a state. Tests check them after every event."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from actors.scheduling.fleet import Column
-from actors.scheduling.records import RequestState, Worker
-
-if TYPE_CHECKING:
-    from actors.scheduling.core import Scheduler
+from actors.scheduling.records import RequestState, Worker, WorkerStatus
+from actors.scheduling.state import SchedulerState
 
 
-def validate(scheduler: Scheduler) -> None:
+def validate(state: SchedulerState) -> None:
     """Check everything. :raises AssertionError: the state contradicts itself."""
-    queued = {request.request_id for request in scheduler.queue}
-    for request_id, request in scheduler.requests.items():
+    queued = {request.request_id for request in state.queue}
+    for request_id, request in state.requests.items():
         assert request.request_id == request_id, "a request is filed under another id"
         waits = request.state is RequestState.QUEUED
         assert waits == (request_id in queued), f"{request_id} is {request.state} and queued at once, or neither"
         assert waits == (request.worker is None), f"{request_id} waits and is booked at once, or neither"
         assert waits == (request.booking is None), f"{request_id} waits and holds pages, or runs without"
-    assert queued <= scheduler.requests.keys(), "the queue holds a request that is forgotten"
-    booked = [request_id for worker in scheduler.fleet for request_id in worker.attempts]
+    assert queued <= state.requests.keys(), "the queue holds a request that is forgotten"
+    booked = [request_id for worker in state.fleet for request_id in worker.attempts]
     assert len(booked) == len(set(booked)), "a request is booked on two workers"
-    assert len(booked) + len(queued) == len(scheduler.requests), "a request is booked, and forgotten"
-    first_attempts = sum(request.admission.attempt == 1 for request in scheduler.queue)
-    assert first_attempts <= scheduler.config.max_queued_requests, "the queue is over its bound"
-    for request in scheduler.queue:
+    assert len(booked) + len(queued) == len(state.requests), "a request is booked, and forgotten"
+    first_attempts = sum(request.admission.attempt == 1 for request in state.queue)
+    assert first_attempts <= state.config.max_queued_requests, "the queue is over its bound"
+    for request in state.queue:
         assert not math.isinf(request.estimated_wait_s), "a request waits for ever"
-    for worker in scheduler.fleet:
-        _validate_worker(scheduler, worker)
-    for index, request in scheduler.matchmaker.reserved.items():
-        assert request in scheduler.queue, "a worker is kept for a request that does not wait"
+    for worker in state.fleet:
+        _validate_worker(state, worker)
+    for index, request in state.matchmaker.reserved.items():
+        assert request in state.queue, "a worker is kept for a request that does not wait"
         assert request.reserves == index, "a worker is kept for a request that does not know"
-        assert scheduler.fleet.by_index[index] is not None, "a worker that is gone is kept for a request"
-    scheduler.queue.validate()
+        assert state.fleet.by_index[index] is not None, "a worker that is gone is kept for a request"
+    state.queue.validate()
 
 
-def _validate_worker(scheduler: Scheduler, worker: Worker) -> None:
+def _validate_worker(state: SchedulerState, worker: Worker) -> None:
     for request in worker.attempts.values():
-        assert scheduler.requests.get(request.request_id) is request, "a worker runs a forgotten request"
+        assert state.requests.get(request.request_id) is request, "a worker runs a forgotten request"
         assert request.worker is worker, "a request is booked on another worker than it believes"
     worker.ledger.validate([r.booking for r in worker.attempts.values() if r.booking is not None])
     assert 0 <= worker.ledger.free_pages <= worker.limits.total_pages, "more pages are booked than there are"
     assert len(worker.attempts) <= worker.limits.max_batch_size, "more attempts are booked than there are slots"
+    suspect = worker.status is WorkerStatus.SUSPECT
+    assert not suspect or worker.probed_s is not None, "a suspect is not asked whether it lives"
+    assert not suspect or worker.resync_asked_s is not None, "a suspect is not asked for the whole truth"
+    assert (worker.status is WorkerStatus.DRAINING) == (worker in state.fleet.draining), "who drains is not known"
     left = [request.prefill_left_tokens for request in worker.prefilling.values()]
     assert worker.pending_prefill_tokens == sum(left), "prefill that is due is not that of the attempts"
     assert worker.outstanding_tokens == sum(r.tokens for r in worker.attempts.values()), "outstanding tokens differ"
@@ -53,6 +54,6 @@ def _validate_worker(scheduler: Scheduler, worker: Worker) -> None:
     assert worker.foreground_pages == sum(r.taken_pages for r in foreground), "foreground pages differ"
     background = [request for request in worker.prefilling.values() if not request.foreground]
     assert worker.background_prefills == len(background), "background prefills differ"
-    column = scheduler.fleet.state[:, worker.index]
+    column = state.fleet.state[:, worker.index]
     assert column[Column.FREE_PAGES] == worker.ledger.free_pages, "the fleet has old numbers of free pages"
     assert column[Column.BATCH] == len(worker.attempts), "the fleet has an old batch size"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from actors.front.front import Front
 from actors.request.options import request_options
 from actors.request.prompt import Prompt
 from actors.results import GenerationResult
+from actors.script.shared_front import SharedFront
 
 MAX_CONCURRENT_CALLS = 1000
 """Requests of one script that are served or queued in the pool at a time; Ray keeps further calls in order."""
@@ -17,21 +18,20 @@ class FrontActor:
     """A patient front in a process of its own, so that a busy script does not hold up its own results."""
 
     def __init__(self, dispatcher: Any) -> None:
-        self._dispatcher = dispatcher
-        self._front: Front | None = None
+        self._shared = SharedFront(dispatcher)
 
     async def open(self) -> None:
         """:raises ExlpoolError: no worker could be loaded."""
-        if self._front is None:
-            self._front = await Front.open(self._dispatcher, patient=True)
+        await self._shared.get()
 
     async def generate(self, prompt: Prompt, **options: Any) -> GenerationResult:
         """See `Pool.generate`."""
-        if self._front is None:
-            await self.open()
-        assert self._front is not None
-        return await self._front.generate(prompt, request_options(**options))
+        front = await self._shared.get()
+        return await front.generate(prompt, request_options(**options))
 
-    async def close(self) -> None:
-        if self._front is not None:
-            await self._front.close()
+    async def debug_state(self) -> dict[str, int]:
+        """Numbers for tests of what is left over."""
+        return {"tasks": len(asyncio.all_tasks()) - 1}
+
+    def __repr__(self) -> str:
+        return "<FrontActor>"  # short, since Ray puts it before every line of the actor's log

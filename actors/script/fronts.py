@@ -1,80 +1,73 @@
-"""A front inside the script's own process: an event loop on a background thread, and streams that a plain `for` or an
-`async for` reads."""
+"""The fronts inside a script's own process."""
 
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any
 
 from actors.errors import PoolClosed
 from actors.front.front import Front
 from actors.request.options import RequestOptions
-from actors.request.prompt import Prompt
-from actors.results import Delta, GenerationResult
-
-T = TypeVar("T")
-CLOSE_TIMEOUT_S = 10.0
-
-
-class LoopThread:
-    """An asyncio event loop on a daemon thread."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="exlpool-front", daemon=True)
-        self._thread.start()
-
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-
-    def close(self) -> None:
-        """Cancel what still runs and end the thread."""
-        asyncio.run_coroutine_threadsafe(_cancel_others(), self.loop).result(CLOSE_TIMEOUT_S)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(CLOSE_TIMEOUT_S)
-        if not self._thread.is_alive():
-            self.loop.close()
+from actors.request.prompt import Prompt, PromptEncoder
+from actors.results import GenerationResult
+from actors.script.loop_thread import CLOSE_TIMEOUT_S, LoopThread
+from actors.script.shared_front import SharedFront
 
 
-async def _cancel_others() -> None:
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-
-
-class LocalFronts:
+class ScriptFronts:
     """The patient fronts of this process: one on a background thread for plain code, one on each event loop that
-    streams by `async for`, so that no delta changes threads. Opened at first use, since many scripts never stream."""
+    streams by `async for`, so that no delta changes threads. Opened at first use, since many scripts never stream.
+
+    All share one encoder: a tokenizer may take a second to load, and tens of megabytes.
+    """
 
     def __init__(self, dispatcher: Any) -> None:
         self._dispatcher = dispatcher
+        self._encoders = _SharedEncoders()
         self._thread: LoopThread | None = None
-        self._front: Front | None = None
-        self._by_loop: dict[asyncio.AbstractEventLoop, asyncio.Task[Front]] = {}
+        self._threaded: SharedFront | None = None
+        self._by_loop: dict[asyncio.AbstractEventLoop, SharedFront] = {}
         self._lock = threading.Lock()
+        """Held for moments only, never while a front opens."""
         self._closed = False
 
     def threaded(self) -> tuple[LoopThread, Front]:
+        """The front of the background thread, and the thread. Blocks while it opens.
+
+        :raises ExlpoolError: it could not be opened.
+        """
         with self._lock:
             self._require_open()
-            if self._thread is None or self._front is None:
+            if self._thread is None:
                 self._thread = LoopThread()
-                self._front = self._thread.submit(Front.open(self._dispatcher, patient=True)).result()
-            return self._thread, self._front
+            thread = self._thread
+        return thread, thread.submit(self._get_threaded()).result()
+
+    async def _get_threaded(self) -> Front:
+        if self._threaded is None:
+            self._threaded = SharedFront(self._dispatcher, load_encoder=self._encoders.load)
+        return await self._threaded.get()
 
     async def here(self) -> Front:
-        """The front of the running event loop."""
-        self._require_open()
+        """The front of the running event loop.
+
+        :raises ExlpoolError: it could not be opened.
+        """
         loop = asyncio.get_running_loop()
-        opening = self._by_loop.get(loop)
-        if opening is None:
-            opening = self._by_loop[loop] = asyncio.create_task(Front.open(self._dispatcher, patient=True))
-        return await asyncio.shield(opening)
+        with self._lock:
+            self._require_open()
+            shared = self._by_loop.get(loop)
+            if shared is None:
+                shared = self._by_loop[loop] = SharedFront(
+                    self._dispatcher, load_encoder=self._encoders.load, on_loop_end=lambda: self._forget(loop)
+                )
+        return await shared.get()
+
+    def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            self._by_loop.pop(loop, None)
 
     def _require_open(self) -> None:
         if self._closed:
@@ -85,66 +78,41 @@ class LocalFronts:
         return thread.submit(front.generate(prompt, options))
 
     def close(self) -> None:
+        """End all of them, and the thread.
+
+        :raises TimeoutError: something on the thread does not end.
+        """
         with self._lock:
             self._closed = True
-            for loop, opening in self._by_loop.items():
-                if loop.is_running():
-                    loop.call_soon_threadsafe(_shut_down, opening)
-            self._by_loop.clear()
-            if self._thread is not None:
-                if self._front is not None:
-                    self._thread.submit(self._front.close()).result(CLOSE_TIMEOUT_S)
-                self._thread.close()
-            self._thread, self._front = None, None
+            by_loop, self._by_loop = self._by_loop, {}
+            thread, self._thread = self._thread, None
+        for loop, shared in by_loop.items():
+            if loop.is_running():
+                loop.call_soon_threadsafe(shared.shut_down)
+        if thread is not None:
+            try:
+                thread.submit(self._close_threaded()).result(CLOSE_TIMEOUT_S)
+            finally:
+                thread.close()
+
+    async def _close_threaded(self) -> None:
+        if self._threaded is not None:
+            await self._threaded.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<ScriptFronts: {state}, on {len(self._by_loop)} loops of the script, thread: {self._thread!r}>"
 
 
-def _shut_down(opening: asyncio.Task[Front]) -> None:
-    if not opening.done():
-        opening.cancel()
-    elif not opening.cancelled() and opening.exception() is None:
-        opening.result().shut_down()
+class _SharedEncoders:
+    """Loads the encoder of a model directory once, whoever asks first."""
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loaded: dict[str, PromptEncoder] = {}
 
-class TextStream:
-    """The deltas of one completion, for `for` or `async for`, once. Leaving the loop early cancels the request."""
-
-    def __init__(self, fronts: LocalFronts, prompt: Prompt, options: RequestOptions) -> None:
-        self._fronts = fronts
-        self._prompt = prompt
-        self._options = options
-
-    async def __aiter__(self) -> AsyncIterator[Delta]:
-        front = await self._fronts.here()
-        deltas = front.stream(self._prompt, self._options)
-        try:
-            async for delta in deltas:
-                yield delta
-        finally:
-            await deltas.aclose()
-
-    def __iter__(self) -> Iterator[Delta]:
-        thread, front = self._fronts.threaded()
-        deltas: queue.SimpleQueue[Delta | BaseException | None] = queue.SimpleQueue()
-        pump = thread.submit(self._pump(front, deltas))
-        try:
-            while (item := deltas.get()) is not None:
-                if isinstance(item, asyncio.CancelledError):
-                    raise PoolClosed("The pool was closed before the stream's end.")
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            pump.cancel()
-
-    async def _pump(self, front: Front, target: queue.SimpleQueue[Delta | BaseException | None]) -> None:
-        """Runs on the background loop. The queue is bounded by the request's max_new_tokens."""
-        end: BaseException | None = None
-        stream = front.stream(self._prompt, self._options)
-        try:
-            async for delta in stream:
-                target.put(delta)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - handed to the reader, who raises it
-            end = error
-        finally:
-            await stream.aclose()
-            target.put(end)
+    def load(self, model_dir: str) -> PromptEncoder:
+        with self._lock:
+            if model_dir not in self._loaded:
+                self._loaded[model_dir] = PromptEncoder.load(model_dir)
+            return self._loaded[model_dir]

@@ -38,7 +38,8 @@ def map_prompts(
                     exhausted = True
                     break
                 running.append(future)
-                future.add_done_callback(finished.put)
+                if not ordered:  # else nobody takes from the queue, and it would keep every result
+                    future.add_done_callback(finished.put)
             if not running:
                 return
             future = running[0] if ordered else finished.get()

@@ -14,7 +14,6 @@ import ctypes
 import logging
 import mmap
 import os
-import pickle
 import signal
 import struct
 import subprocess
@@ -30,9 +29,11 @@ from typing import Any
 
 from actors.config import EngineConfig
 from actors.engines.registry import create_engine, resolve_engine_name
-from actors.errors import EngineFailure, ExlpoolError, FatalEngineError, ModelError
+from actors.errors import ExlpoolError, FatalEngineError, ModelError
 from actors.messages import LoadProgress, WorkerLimits
-from actors.worker.engine_thread import Command, EngineThread, StepNews
+from actors.worker.commands import Command, StepNews
+from actors.worker.engine_jobs import portable
+from actors.worker.engine_thread import EngineThread
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ _HOLD_THE_INTERPRETER = frozenset({"exllamav2"})
 class _Ended:
     """The last word of the process."""
 
-    failure: Exception | None
+    failure: ExlpoolError | None
 
 
 class StepClock:
@@ -77,14 +78,14 @@ class EngineProcess:
         *,
         on_progress: Callable[[LoadProgress], None],
         on_loaded: Callable[[WorkerLimits], None],
-        on_step: Callable[[StepNews], None],
-        on_end: Callable[[Exception | None], None],
+        on_news: Callable[[StepNews], None],
+        on_end: Callable[[BaseException | None], None],
     ) -> None:
         self._config = config
         self._takers: dict[type, Callable[[Any], None]] = {
             LoadProgress: on_progress,
             WorkerLimits: on_loaded,
-            StepNews: on_step,
+            StepNews: on_news,
         }
         self._on_end = on_end
         self._reader = threading.Thread(target=self._read, name="engine-news", daemon=True)
@@ -129,7 +130,7 @@ class EngineProcess:
         return self._clock.read()[0]
 
     @property
-    def step_started_at_s(self) -> float | None:
+    def turn_began_at_s(self) -> float | None:
         """time.monotonic() of the step that is going on; None between steps."""
         return self._clock.read()[1]
 
@@ -138,14 +139,26 @@ class EngineProcess:
         return self._process.pid
 
     def _read(self) -> None:
-        failure: Exception | None = None
+        """Take in what the process says until its last word, or until it cannot be understood. Either is the end of
+        the process: nobody would hear what it says after that."""
+        failure: BaseException | None = None
         try:
             while not isinstance(message := self._connection.recv(), _Ended):
                 self._takers[type(message)](message)
             failure = message.failure
         except (EOFError, OSError):
             failure = FatalEngineError(f"The engine's process died ({_how(self._process)}).")
-        self._on_end(failure)
+        except BaseException as error:
+            logger.exception("What the engine's process said could not be taken in")
+            failure = FatalEngineError(f"The engine's process cannot be understood: {type(error).__name__}: {error}")
+        finally:
+            if failure is not None:
+                self._process.kill()
+            self._on_end(failure)
+
+    def __repr__(self) -> str:
+        state = "not started" if not hasattr(self, "_process") else f"pid {self.pid}, {self.steps} steps"
+        return f"<EngineProcess: {state}>"
 
 
 def start_engine(
@@ -153,16 +166,16 @@ def start_engine(
     *,
     on_progress: Callable[[LoadProgress], None],
     on_loaded: Callable[[WorkerLimits], None],
-    on_step: Callable[[StepNews], None],
-    on_end: Callable[[Exception | None], None],
+    on_news: Callable[[StepNews], None],
+    on_end: Callable[[BaseException | None], None],
 ) -> EngineThread | EngineProcess:
     """Run an engine where it runs best; callbacks come on other threads than the caller's."""
     engine: EngineThread | EngineProcess
     if _needs_own_process(config):
-        engine = EngineProcess(config, on_progress=on_progress, on_loaded=on_loaded, on_step=on_step, on_end=on_end)
+        engine = EngineProcess(config, on_progress=on_progress, on_loaded=on_loaded, on_news=on_news, on_end=on_end)
     else:
         engine = EngineThread(
-            lambda: create_engine(config), on_progress=on_progress, on_loaded=on_loaded, on_step=on_step, on_end=on_end
+            lambda: create_engine(config), on_progress=on_progress, on_loaded=on_loaded, on_news=on_news, on_end=on_end
         )
     engine.start()
     return engine
@@ -190,12 +203,12 @@ class _ClockedThread(EngineThread):
         super().__init__(**arguments)
         self._clock = clock
 
-    def _begin_step(self, now_s: float) -> None:
-        super()._begin_step(now_s)
+    def _begin_turn(self, now_s: float) -> None:
+        super()._begin_turn(now_s)
         self._clock.write(self.steps, now_s)
 
-    def _end_step(self) -> None:
-        super()._end_step()
+    def _end_turn(self) -> None:
+        super()._end_turn()
         self._clock.write(self.steps, None)
 
 
@@ -204,17 +217,19 @@ def _run(connection: Connection, clock: StepClock) -> None:
     config: EngineConfig = connection.recv()
     over = threading.Event()
 
-    def end(failure: Exception | None) -> None:
-        with suppress(OSError):  # the owner may have gone before
-            connection.send(_Ended(_portable(failure)))
-        over.set()
+    def end(failure: BaseException | None) -> None:
+        try:
+            with suppress(OSError):  # the owner may have gone before
+                connection.send(_Ended(None if failure is None else portable(failure, "The engine failed")))
+        finally:
+            over.set()
 
     thread = _ClockedThread(
         clock,
         engine_factory=lambda: create_engine(config),
         on_progress=connection.send,
         on_loaded=connection.send,
-        on_step=connection.send,
+        on_news=connection.send,
         on_end=end,
     )
     thread.start()
@@ -223,22 +238,16 @@ def _run(connection: Connection, clock: StepClock) -> None:
 
 
 def _read_commands(connection: Connection, thread: EngineThread) -> None:
+    """Until the owner is gone, and nobody is left who could be told of anything; or until it cannot be understood, and
+    would wait for what it asked for ever."""
     try:
         while True:
             thread.send(connection.recv())
     except (EOFError, OSError):
-        os._exit(1)  # the owner is gone, and nobody is left who could be told of anything
-
-
-def _portable(failure: Exception | None) -> Exception | None:
-    """Something that the owner can read: its libraries are fewer."""
-    if failure is None or isinstance(failure, ExlpoolError):
-        return failure
-    try:
-        pickle.loads(pickle.dumps(failure))
-    except Exception:  # noqa: BLE001 - whatever an exception's own pickling raises
-        return EngineFailure(f"{type(failure).__name__}: {failure}")
-    return failure
+        os._exit(1)
+    except BaseException:
+        logger.exception("A command to the engine's process could not be read")
+        os._exit(1)
 
 
 def _end_with(owner_pid: int) -> None:

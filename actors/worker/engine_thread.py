@@ -1,7 +1,8 @@
-"""The thread that owns an engine: it takes commands from a queue, steps, and hands out one batch of news per step.
+"""The thread that owns an engine: it takes commands from a queue, steps, and hands out one batch of news per turn.
 
-No Ray here. The owner gives two callbacks, both called on this thread: `on_step` after every step that had something
-to say, and `on_end` once, when the thread is over.
+No Ray here. The owner gives callbacks, all called on this thread: `on_progress` and `on_loaded` while the engine
+loads, `on_news` after every turn that had something to say, and `on_end` once, when the thread is over, whatever has
+ended it.
 """
 
 from __future__ import annotations
@@ -10,94 +11,33 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 
-from actors.engines.base import Emitted, Ended, Engine, EngineEvent, EngineJob, Prefilled, Started
-from actors.errors import EngineFailure, ExlpoolError, FatalEngineError
-from actors.messages import (
-    AttemptFinished,
-    AttemptStarted,
-    Finished,
-    GenerationRequest,
-    LoadProgress,
-    StepSample,
-    WorkerLimits,
-)
-from actors.worker.engine_jobs import ThreadJob, failed_with, finished_by, joined
+from actors.engines.base import Emitted, Ended, Engine, EngineEvent, Prefilled, Started
+from actors.errors import ExlpoolError, FatalEngineError
+from actors.messages import AttemptFinished, AttemptStarted, Finished, LoadProgress, StepSample, WorkerLimits
+from actors.worker.commands import Cancel, CancelStream, Command, Inspect, StepNews, Stop, Submit, WholeTruth
+from actors.worker.engine_jobs import ThreadJob, failed_with, finished_by, joined, portable
 from actors.worker.output_columns import OutputColumns
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    front_id: str
-    request: GenerationRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    front_id: str
-    ticket: int
-
-
-@dataclass(frozen=True, slots=True)
-class CancelFront:
-    """Cancel all jobs of a front that is gone."""
-
-    front_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Inspect:
-    """Have `on_step` called with the full list of resident pages, whether or not anything happened."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    pass
-
-
-Command = Submit | Cancel | CancelFront | Inspect | Stop
 
 QUIET_NEWS_S = 0.02
 """Steps in which running jobs only go on, for nobody who reads along, are told of together, at most so long after
 each. Whoever hears of a step needs the interpreter, which this thread needs to keep the device busy."""
 
 
-@dataclass(slots=True)
-class StepNews:
-    """What one turn of the loop brought. `outputs` has an entry per front that has something to hear.
-
-    `resident_pages` is set when it may have changed (a job started, ended, or completed a page) or was asked for.
-    `earlier` are steps that nobody was told of yet; `generated_tokens` counts theirs too.
-    """
-
-    outputs: dict[str, OutputColumns]
-    sample: StepSample | None
-    started: list[AttemptStarted]
-    first_tokens: list[tuple[str, int]]
-    finished: list[AttemptFinished]
-    resident_pages: frozenset[bytes] | None
-    full: bool
-    free_pages: int
-    active_jobs: int
-    generated_tokens: int
-    earlier: list[StepSample] = field(default_factory=list)
-
-    @property
-    def quiet(self) -> bool:
-        """Nothing here changes what anybody may do next."""
-        told = self.outputs or self.started or self.first_tokens or self.finished or self.full
-        return not told and self.resident_pages is None
-
-
 class EngineThread:
-    """Runs an engine until it is stopped or its engine is beyond repair.
+    """Runs an engine until it is stopped or cannot go on.
 
-    `load` must have been called on the engine by `engine_factory`'s caller, that is: the factory runs on this thread
-    and returns a constructed engine, `on_loaded` gets its limits once `load` is through.
+    The factory runs on this thread and returns an engine that is not loaded yet; `on_loaded` gets its limits once it
+    is. What ends the thread, by `on_end(failure)`:
+
+    - `Stop`: the engine is closed, and `failure` is None;
+    - the engine could not be loaded: the reason;
+    - a step failed, and so did the `reset` after it; or anything else that the engine or this thread does failed: the
+      engine is in an unknown state, and `failure` is a `FatalEngineError`. News that were made by then are told first,
+      so that every job whose end is known has told it.
     """
 
     def __init__(
@@ -106,25 +46,25 @@ class EngineThread:
         *,
         on_progress: Callable[[LoadProgress], None],
         on_loaded: Callable[[WorkerLimits], None],
-        on_step: Callable[[StepNews], None],
-        on_end: Callable[[Exception | None], None],
+        on_news: Callable[[StepNews], None],
+        on_end: Callable[[BaseException | None], None],
     ) -> None:
         self._factory = engine_factory
         self._on_progress = on_progress
         self._on_loaded = on_loaded
-        self._on_step = on_step
+        self._on_news = on_news
         self._on_end = on_end
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._jobs: dict[int, ThreadJob] = {}
-        self._ids: dict[tuple[str, int], int] = {}
         self._next_id = 1
         self._stopping = False
         self._untold: list[StepSample] = []
         self._untold_tokens = 0
         self._told_at_s = float("-inf")
         self.steps = 0
-        self.step_started_at_s: float | None = None
-        """time.monotonic() of the step that is going on; None between steps. Read by a watchdog on another thread."""
+        self.turn_began_at_s: float | None = None
+        """time.monotonic() of the turn that is going on; None while the thread waits for a command. Read by a watchdog
+        on another thread: all that an engine does it does within a turn, so this is where it hangs."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -143,31 +83,74 @@ class EngineThread:
 
     def _run(self) -> None:
         engine: Engine | None = None
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             engine = self._factory()
             self._on_loaded(engine.load(self._on_progress))
-            while not self._stopping:
-                self._turn(engine)
-        except Exception as error:  # noqa: BLE001 - the edge of the thread: whoever owns it hears of every failure
+            try:
+                self._take_turns(engine)
+            except BaseException as error:
+                raise _fatal(error) from error
+        except BaseException as error:  # noqa: BLE001 - the edge of the thread: whoever owns it hears of every failure
             failure = error
-        finally:
-            if engine is not None:
+        if engine is not None:
+            try:
                 engine.close()
-            self._on_end(failure)
+            except BaseException as error:
+                logger.exception("The engine could not be closed")
+                failure = failure or _fatal(error)
+        self._on_end(failure)
 
-    def _turn(self, engine: Engine) -> None:
-        news = StepNews({}, None, [], [], [], None, False, 0, 0, 0)
-        self._take_commands(engine, news)
+    def _take_turns(self, engine: Engine) -> None:
+        while not self._stopping:
+            first = None if engine.has_work() else self._commands.get()
+            self._begin_turn(time.monotonic())
+            news = StepNews()
+            try:
+                self._turn(engine, first, news)
+            finally:
+                # On the way out of a failure too: what is in the news has happened, and somebody waits for it.
+                self._tell(news)
+                self._end_turn()
+
+    def _turn(self, engine: Engine, first: Command | None, news: StepNews) -> None:
+        inspect = False
+        for command in self._waiting(first):
+            match command:
+                case Submit():
+                    self._submit(engine, command, news)
+                case Cancel(stream_id, ticket):
+                    self._cancel(engine, stream_id, ticket)
+                case CancelStream(stream_id):
+                    self._cancel(engine, stream_id, None)
+                case Inspect():
+                    inspect = True
+                case Stop():
+                    self._stopping = True
+                    return
+        prefilled = False
         if engine.has_work():
-            self._step(engine, news)
-        self._describe(engine, news)
-        if news.outputs or news.sample or news.finished or news.resident_pages is not None:
-            self._tell(news)
+            failed = not self._step(engine, news)
+            inspect = inspect or failed
+            prefilled = news.sample is not None and news.sample.prefill_tokens > 0
+        if news.started or news.finished or prefilled or inspect:
+            changes = engine.page_changes()
+            news.pages_added, news.pages_evicted = changes.added, changes.evicted
+        if inspect:
+            running = tuple(job.running_attempt() for job in self._jobs.values())
+            news.truth = WholeTruth(engine.resident_pages(), running)
+
+    def _begin_turn(self, now_s: float) -> None:
+        self.turn_began_at_s = now_s
+
+    def _end_turn(self) -> None:
+        self.turn_began_at_s = None
 
     def _tell(self, news: StepNews) -> None:
+        if news.empty:
+            return
         now_s = time.monotonic()
-        if news.quiet and news.sample is not None and now_s - self._told_at_s < QUIET_NEWS_S:
+        if news.sample is not None and not news.outputs and not news.urgent and now_s - self._told_at_s < QUIET_NEWS_S:
             self._untold.append(news.sample)
             self._untold_tokens += news.generated_tokens
             return
@@ -175,91 +158,65 @@ class EngineThread:
         news.generated_tokens += self._untold_tokens
         self._untold_tokens = 0
         self._told_at_s = now_s
-        self._on_step(news)
+        self._on_news(news)
 
-    def _take_commands(self, engine: Engine, news: StepNews) -> None:
-        block = not engine.has_work()
+    def _waiting(self, first: Command | None) -> Iterator[Command]:
+        """Commands in order, the one that ended the wait before the others, until there are none."""
+        if first is not None:
+            yield first
         while True:
             try:
-                command = self._commands.get(block=block)
+                yield self._commands.get_nowait()
             except queue.Empty:
                 return
-            block = False
-            match command:
-                case Submit():
-                    self._submit(engine, command, news)
-                case Cancel(front_id, ticket):
-                    job_id = self._ids.get((front_id, ticket))
-                    if job_id is not None:
-                        engine.cancel(job_id)
-                case CancelFront(front_id):
-                    for (owner, _), job_id in self._ids.items():
-                        if owner == front_id:
-                            engine.cancel(job_id)
-                case Inspect():
-                    news.full = True
-                case Stop():
-                    self._stopping = True
-                    return
 
     def _submit(self, engine: Engine, command: Submit, news: StepNews) -> None:
-        request = command.request
-        job_id = self._next_id
-        self._next_id += 1
-        job = ThreadJob(command.front_id, request, time.monotonic())
-        engine_job = EngineJob(
-            job_id=job_id,
-            token_ids=request.token_ids,
-            max_new_tokens=request.max_new_tokens,
-            seed=request.seed,
-            params=request.params,
-        )
+        job = ThreadJob(command.stream_id, command.request, time.monotonic())
+        job_id, self._next_id = self._next_id, self._next_id + 1
         try:
-            engine.submit(engine_job)
-        except FatalEngineError:
+            engine.submit(job.engine_job(job_id))
+        except FatalEngineError as error:
+            self._finish(job, failed_with(job.request, error), news)
             raise
-        except ExlpoolError as error:
-            self._finish(job, failed_with(request, error), news)
-            return
         except Exception as error:
-            # The protocol promises that a refused job has touched nothing, so the others go on whatever this is.
-            logger.exception("The engine could not take a job up")
-            failure = EngineFailure(f"The engine could not take the request up: {type(error).__name__}: {error}")
-            self._finish(job, failed_with(request, failure), news)
+            refusal = portable(error, "The engine could not take the request up")
+            if refusal is not error:
+                logger.exception("The engine could not take a job up")
+            self._finish(job, failed_with(job.request, refusal), news)
             return
         self._jobs[job_id] = job
-        self._ids[command.front_id, request.ticket] = job_id
 
-    def _step(self, engine: Engine, news: StepNews) -> None:
+    def _cancel(self, engine: Engine, stream_id: str, ticket: int | None) -> None:
+        """Cancel the job of a ticket, or (None) all of a stream. There are few jobs, so they are looked through."""
+        for job_id, job in self._jobs.items():
+            if job.stream_id == stream_id and (ticket is None or job.request.ticket == ticket):
+                engine.cancel(job_id)
+
+    def _step(self, engine: Engine, news: StepNews) -> bool:
+        """Returns whether the step went well. After one that did not, all jobs have failed and the engine is reset.
+
+        :raises FatalEngineError: the engine says that its process cannot go on.
+        :raises Exception: what `reset` failed with.
+        """
         begin_s = time.monotonic()
-        self._begin_step(begin_s)
         try:
             events = engine.step()
-        except FatalEngineError:
-            raise
         except Exception as error:
             logger.exception("A step failed; its %d jobs fail and the engine is reset", len(self._jobs))
-            self._recover(engine, error, news)
-            return
+            self._fail_jobs(portable(error, "The engine failed in a step"), news)
+            if isinstance(error, FatalEngineError):
+                raise
+            engine.reset()
+            return False
         finally:
-            self._end_step()
+            self.steps += 1
         self._apply(events, time.monotonic() - begin_s, news)
+        return True
 
-    def _begin_step(self, now_s: float) -> None:
-        self.step_started_at_s = now_s
-
-    def _end_step(self) -> None:
-        self.step_started_at_s = None
-        self.steps += 1
-
-    def _recover(self, engine: Engine, error: Exception, news: StepNews) -> None:
-        failure = EngineFailure(f"The engine failed in a step: {type(error).__name__}: {error}")
+    def _fail_jobs(self, failure: ExlpoolError, news: StepNews) -> None:
         for job in self._jobs.values():
             self._finish(job, failed_with(job.request, failure), news)
         self._jobs.clear()
-        self._ids.clear()
-        engine.reset()
-        news.full = True
 
     def _apply(self, events: list[EngineEvent], duration_s: float, news: StepNews) -> None:
         prefill_tokens = decoded = 0
@@ -279,35 +236,35 @@ class EngineThread:
                     started.append(job)
                 case Ended():
                     del self._jobs[event.job_id]
-                    del self._ids[job.front_id, job.request.ticket]
                     self._finish(job, finished_by(job, event), news)
-        news.started = [AttemptStarted(j.request.request_id, j.request.attempt, j.cached_tokens) for j in started]
+        news.started = [AttemptStarted(*job.attempt, job.cached_tokens) for job in started]
         news.sample = StepSample(duration_s, prefill_tokens, decoded)
 
     def _emit(self, job: ThreadJob, event: Emitted, news: StepNews) -> None:
         if not job.emitted:
             job.emitted = True
-            news.first_tokens.append((job.request.request_id, job.request.attempt))
+            news.first_tokens.append(job.attempt)
         if job.request.whole:
             job.kept.append(event)
             return
-        columns = news.outputs.get(job.front_id)
+        columns = news.outputs.get(job.stream_id)
         if columns is None:
-            columns = news.outputs[job.front_id] = OutputColumns()
+            columns = news.outputs[job.stream_id] = OutputColumns()
         columns.add(job.request.ticket, event.text, event.token_ids, event.logprobs)
 
     def _finish(self, job: ThreadJob, finished: Finished, news: StepNews) -> None:
-        request = job.request
-        columns = news.outputs.setdefault(job.front_id, OutputColumns())
+        columns = news.outputs.setdefault(job.stream_id, OutputColumns())
         if job.kept:
-            columns.add(request.ticket, *joined(job.kept))
-        columns.finish(request.ticket, finished)
-        news.finished.append(AttemptFinished(request.request_id, request.attempt, finished.completion_tokens))
+            columns.add(job.request.ticket, *joined(job.kept))
+        columns.finish(job.request.ticket, finished)
+        news.finished.append(AttemptFinished(*job.attempt, finished.completion_tokens))
 
-    def _describe(self, engine: Engine, news: StepNews) -> None:
-        prefilled = news.sample is not None and news.sample.prefill_tokens > 0
-        if news.started or news.finished or prefilled or news.full:
-            news.resident_pages = engine.resident_pages()
-        capacity = engine.capacity()
-        news.free_pages = capacity.free_pages
-        news.active_jobs = capacity.active_jobs
+    def __repr__(self) -> str:
+        state = "in a turn" if self.turn_began_at_s is not None else "waiting"
+        return f"<EngineThread: {state}, {len(self._jobs)} jobs, {self.steps} steps>"
+
+
+def _fatal(error: BaseException) -> FatalEngineError:
+    if isinstance(error, FatalEngineError):
+        return error
+    return FatalEngineError(f"The engine is beyond repair: {type(error).__name__}: {error}")

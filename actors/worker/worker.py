@@ -4,6 +4,13 @@ The engine runs on a thread of its own (`engine_thread`), which for ExLlamaV2 ha
 (`engine_process`); this actor's event loop carries commands to it and its output away. Whoever wants to hear something
 opens a stream (`outputs` for a front, `reports` for the dispatcher), always with Ray's generator backpressure on, so
 that Ray closes the stream here when the listener's process is gone.
+
+How a worker ends:
+
+- the engine cannot be loaded: `reports` raises the reason, and the worker stays, useless, until it is killed;
+- `close`: the engine is closed between two steps, and all streams end;
+- anything else that ends the engine or fails on this event loop: what is known is told, and the process ends, so that
+  every stream ends with it and Ray starts a clean one. A worker that can no longer step does not stay.
 """
 
 from __future__ import annotations
@@ -13,66 +20,39 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from actors.config import EngineConfig
-from actors.errors import FatalEngineError
+from actors.errors import EngineFailure, ExlpoolError, FatalEngineError
 from actors.messages import (
-    Admission,
+    Cancellation,
     GenerationRequest,
     Heartbeat,
+    Listening,
     LoadProgress,
-    RunningAttempt,
     StepOutput,
+    WorkerCommand,
     WorkerLimits,
     WorkerNews,
     WorkerReady,
 )
-from actors.paging.hashes import page_hashes
+from actors.supervisor import Supervisor, end_process
+from actors.worker.commands import Cancel, CancelStream, Inspect, StepNews, Stop, Submit
 from actors.worker.engine_process import start_engine
-from actors.worker.engine_thread import Cancel, CancelFront, Inspect, StepNews, Stop, Submit
-from actors.worker.output_columns import OutputColumns
+from actors.worker.output_stream import OutputStream
 from actors.worker.step_reports import ReportBuilder
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 0.02
 """At most one report in this time."""
 QUIET_REPORT_INTERVAL_S = 0.25
 """The same while running jobs only go on: nothing then changes what the dispatcher may place here."""
-
-
-class _Outbox:
-    """Output for one front, from the engine thread to the stream that the front reads."""
-
-    def __init__(self) -> None:
-        self.columns = OutputColumns()
-        self.filled = asyncio.Event()
-
-    def put(self, columns: OutputColumns) -> None:
-        if self.columns:
-            self.columns.extend(columns)
-        else:
-            self.columns = columns
-        self.filled.set()
-
-    async def take(self) -> StepOutput:
-        await self.filled.wait()
-        self.filled.clear()
-        columns, self.columns = self.columns, OutputColumns()
-        return columns.message()
-
-
-def _running_attempt(request: GenerationRequest) -> RunningAttempt:
-    admission = Admission(
-        request_id=request.request_id,
-        attempt=request.attempt,
-        prompt_tokens=len(request.token_ids),
-        max_new_tokens=request.max_new_tokens,
-        page_hashes=page_hashes(request.token_ids),
-    )
-    return RunningAttempt(admission, cached_tokens=0)
+LAST_WORDS_S = 2.0
+"""For streams to carry away what is known, before the process of a broken engine ends."""
 
 
 class Worker:
@@ -81,34 +61,38 @@ class Worker:
     def __init__(self, slot_name: str, config: EngineConfig) -> None:
         self._worker_id = f"{slot_name}#{secrets.token_hex(4)}"
         self._loop = asyncio.get_running_loop()
-        self._outboxes: dict[str, _Outbox] = {}
+        self._supervisor = Supervisor(f"worker {self._worker_id}")
+        self._streams: dict[str, OutputStream] = {}
+        """By stream id, which is a front's id and the number of its opening."""
         self._reports = ReportBuilder(self._worker_id)
-        self._running: dict[tuple[str, int], GenerationRequest] = {}
+        self._ready_wanted = False
+        """A new listener of the reports waits for the whole truth, with which it begins."""
+        self._ready: WorkerReady | None = None
         self._limits: WorkerLimits | None = None
         self._progress: LoadProgress | None = None
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._ended = asyncio.Event()
         self._changed = asyncio.Event()
-        self._thread = start_engine(
+        self._engine = start_engine(
             config,
             on_progress=lambda progress: self._post(self._note_progress, progress),
             on_loaded=lambda limits: self._post(self._note_loaded, limits),
-            on_step=lambda news: self._post(self._deliver, news),
-            on_end=self._thread_ended,
+            on_news=lambda news: self._post(self._deliver, news),
+            on_end=lambda failure: self._post(self._note_ended, failure),
         )
 
-    # On the engine thread.
-
-    def _post(self, function: object, *arguments: object) -> None:
-        self._loop.call_soon_threadsafe(function, *arguments)  # type: ignore[arg-type]
-
-    def _thread_ended(self, failure: Exception | None) -> None:
-        if isinstance(failure, FatalEngineError):
-            logger.critical("The engine is beyond repair, the worker ends: %s", failure)
-            os._exit(1)
-        self._post(self._note_ended, failure)
+    def _post(self, function: Callable[[T], None], value: T) -> None:
+        """Called on the engine's threads: have the event loop take something in."""
+        self._loop.call_soon_threadsafe(self._take_in, function, value)
 
     # On the event loop.
+
+    def _take_in(self, function: Callable[[T], None], value: T) -> None:
+        """A callback that raised would only be logged, and what it brought would be lost for good."""
+        try:
+            function(value)
+        except BaseException as error:  # noqa: BLE001 - the edge of the actor: it cannot go on, and says so
+            end_process(f"Worker {self._worker_id}, which could not take in what its engine told it,")(error)
 
     def _note_progress(self, progress: LoadProgress) -> None:
         self._progress = progress
@@ -118,58 +102,119 @@ class Worker:
         self._limits = limits
         self._changed.set()
 
-    def _note_ended(self, failure: Exception | None) -> None:
+    def _note_ended(self, failure: BaseException | None) -> None:
         self._failure = failure
         self._ended.set()
         self._changed.set()
+        for stream in self._streams.values():
+            stream.close()
+        if failure is not None and (self._limits is not None or isinstance(failure, FatalEngineError)):
+            what = f"Worker {self._worker_id}, whose engine is beyond repair ({failure}),"
+            self._supervisor.start("last words", self._last_words(), on_end=end_process(what))
+
+    async def _last_words(self) -> None:
+        """Wait until every stream was read to its end, or was given the time for it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                while self._streams or self._reports:
+                    await self._change()
 
     def _deliver(self, news: StepNews) -> None:
-        for front_id, columns in news.outputs.items():
-            outbox = self._outboxes.get(front_id)
-            if outbox is not None:
-                outbox.put(columns)
-        for done in news.finished:
-            self._running.pop((done.request_id, done.attempt), None)
-        self._reports.add(news)
+        for stream_id, columns in news.outputs.items():
+            stream = self._streams.get(stream_id)
+            if stream is not None:
+                stream.put(columns)
+        if news.truth is not None and self._ready_wanted:
+            self._ready_wanted = False
+            self._reports.clear()  # the truth has it all, and counts as a report itself
+            self._reports.sequence += 1
+            assert self._limits is not None, "an engine that steps is loaded"
+            self._ready = WorkerReady(
+                worker_id=self._worker_id,
+                limits=self._limits,
+                resident_pages=news.truth.resident_pages,
+                sequence=self._reports.sequence,
+                running=news.truth.running,
+            )
+        else:
+            self._reports.add(news)
         self._changed.set()
 
-    async def outputs(self, front_id: str) -> AsyncIterator[StepOutput]:
-        """One message per step that made something for this front; the first one is empty and says "I listen".
+    # Fronts.
 
-        When the stream closes for whatever reason, all jobs of the front are cancelled.
+    async def outputs(self, stream_id: str) -> AsyncIterator[Listening | StepOutput]:
+        """One message per step that made something for this stream, after one that says who listens.
+
+        A front has one stream at a time: a newer one ends those before it. When a stream ends, for whatever reason,
+        all its jobs are cancelled.
         """
-        outbox = self._outboxes[front_id] = _Outbox()
+        front_id = stream_id.rpartition("/")[0]
+        for other_id, other in self._streams.items():
+            if other_id.rpartition("/")[0] == front_id:
+                other.close()
+        stream = self._streams[stream_id] = OutputStream()
+        if self._ended.is_set():
+            stream.close()
         try:
-            yield StepOutput()
-            while True:
-                yield await outbox.take()
+            yield Listening(self._worker_id)
+            while (output := await stream.take()) is not None:
+                yield output
         finally:
-            if self._outboxes.get(front_id) is outbox:
-                del self._outboxes[front_id]
-                self._thread.send(CancelFront(front_id))
+            if self._streams.get(stream_id) is stream:
+                del self._streams[stream_id]
+            self._changed.set()
+            self._engine.send(CancelStream(stream_id))
+
+    async def take_commands(self, stream_id: str, commands: tuple[WorkerCommand, ...]) -> bool:
+        """Hand attempts and cancellations to the engine, in their order. False: this worker does not know the stream.
+
+        An attempt that is cancelled ends with a `Finished` of its own unless it already had.
+        """
+        if stream_id not in self._streams:
+            return False
+        for command in commands:
+            match command:
+                case GenerationRequest():
+                    self._engine.send(Submit(stream_id, command))
+                case Cancellation(ticket):
+                    self._engine.send(Cancel(stream_id, ticket))
+        return True
+
+    # The dispatcher.
 
     async def reports(self) -> AsyncIterator[WorkerNews]:
-        """Progress while the model loads, then one `WorkerReady`, then step reports for as long as the worker lives.
+        """Who this is, progress while the model loads, one `WorkerReady`, then step reports while the worker lives.
 
         Ends when the worker is closed. One listener at a time: the dispatcher.
         :raises ModelError: the engine could not be loaded; the worker stays, useless, until it is killed.
         """
+        yield Listening(self._worker_id)
         while self._limits is None:
-            self._raise_if_ended()
+            self._raise_if_load_failed()
             if self._progress is not None:
                 progress, self._progress = self._progress, None
                 yield progress
             await self._change()
-        running = tuple(_running_attempt(request) for request in self._running.values())
-        yield WorkerReady(self._worker_id, self._limits, self._reports.pages, self._reports.sequence, running)
+        self._ready_wanted, self._ready = True, None
+        self._engine.send(Inspect())
+        while self._ready is None and not self._ended.is_set():
+            await self._change()
+        if self._ready is not None:
+            yield self._ready
         while not self._ended.is_set():
             await self._change()
             if self._reports and not self._reports.urgent:
                 await self._urgent_change()
             if self._reports:
-                yield self._reports.take(tuple(self._running))
+                yield self._reports.take()
+                self._changed.set()  # whoever waits for the reports to be told
                 await asyncio.sleep(REPORT_INTERVAL_S)
-        self._raise_if_ended()
+        if self._reports:
+            yield self._reports.take()
+        if self._failure is not None:
+            await (
+                asyncio.Event().wait()
+            )  # this process is about to end; a stream that ended before it would mean "closed"
 
     async def _urgent_change(self) -> None:
         with suppress(TimeoutError):
@@ -181,34 +226,41 @@ class Worker:
         await self._changed.wait()
         self._changed.clear()
 
-    def _raise_if_ended(self) -> None:
-        if self._failure is not None:
+    def _raise_if_load_failed(self) -> None:
+        if self._failure is None:
+            return
+        if isinstance(self._failure, ExlpoolError):
             raise self._failure
-
-    async def submit(self, front_id: str, worker_id: str, requests: tuple[GenerationRequest, ...]) -> bool:
-        """Queue attempts for the engine. False: this is not the worker that was meant, but a later life of it."""
-        if worker_id != self._worker_id or front_id not in self._outboxes:
-            return False
-        for request in requests:
-            self._running[request.request_id, request.attempt] = request
-            self._thread.send(Submit(front_id, request))
-        return True
-
-    async def cancel(self, front_id: str, tickets: tuple[int, ...]) -> None:
-        """End attempts; each ends with a `Finished` of its own unless it already had."""
-        for ticket in tickets:
-            self._thread.send(Cancel(front_id, ticket))
+        failure = self._failure
+        raise EngineFailure(f"The engine could not be loaded: {type(failure).__name__}: {failure}") from failure
 
     async def resync(self) -> None:
-        """Have the next report carry the whole truth about resident pages."""
-        self._thread.send(Inspect())
+        """Have the next report carry the whole truth about resident pages and running attempts."""
+        self._engine.send(Inspect())
 
     async def heartbeat(self) -> Heartbeat:
-        started_at_s = self._thread.step_started_at_s
-        age_s = 0.0 if started_at_s is None else time.monotonic() - started_at_s
-        return Heartbeat(self._worker_id, self._thread.steps, age_s, os.getpid())
+        began_at_s = self._engine.turn_began_at_s
+        age_s = 0.0 if began_at_s is None else time.monotonic() - began_at_s
+        return Heartbeat(self._worker_id, self._engine.steps, age_s, os.getpid())
+
+    async def end(self, worker_id: str, reason: str) -> None:
+        """End this process if it is the life that is meant."""
+        if worker_id == self._worker_id:
+            logger.critical("Worker %s is ended: %s", worker_id, reason)
+            os._exit(1)
 
     async def close(self, timeout_s: float = 10.0) -> None:
-        """Stop the engine between two steps and give back what it holds."""
-        self._thread.send(Stop())
-        await asyncio.wait_for(self._ended.wait(), timeout_s)
+        """Stop the engine between two steps and give back what it holds.
+
+        :raises TimeoutError: it does not stop.
+        """
+        self._engine.send(Stop())
+        async with asyncio.timeout(timeout_s):
+            await self._ended.wait()
+
+    async def debug_state(self) -> dict[str, int]:
+        """Numbers for tests of what is left over."""
+        return {"streams": len(self._streams), "tasks": len(asyncio.all_tasks()) - 1}
+
+    def __repr__(self) -> str:
+        return f"<Worker {self._worker_id}>"  # short, since Ray puts it before every line of the actor's log

@@ -113,8 +113,8 @@ def new_key(
     file: Annotated[Path | None, typer.Option(help="Add the line to this file.")] = None,
 ) -> None:
     """Make a key: it is printed once, and only its hash is kept."""
-    from serve_app.keys import add_line, entry_line
-    from serve_app.keys import new_key as make
+    from serve_app.edge.keys import add_line, entry_line
+    from serve_app.edge.keys import new_key as make
 
     key = make()
     line = entry_line(

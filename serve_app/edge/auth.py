@@ -12,11 +12,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from actors.errors import ExlpoolError
 from serve_app.caller import ANYBODY, Caller
 from serve_app.edge.errors import InvalidApiKey, RateLimited, RemoteWithoutKeys
+from serve_app.edge.keys import KeyEntry, KeyRing
+from serve_app.edge.rates import Account
 from serve_app.edge.request_id import path_of
 from serve_app.errors import error_response
-from serve_app.keys import KeyEntry, KeyRing
-from serve_app.observer import RequestRecord, Unobserved
-from serve_app.rates import Account
+from serve_app.metrics.observer import RequestRecord, Unobserved
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """Answered to everybody: load balancers have no key."""

@@ -15,6 +15,10 @@ from serve_app.errors import error_response
 _NUMBER = re.compile(r"[0-9]{1,19}")
 
 
+def headers_too_large(max_bytes: int, max_headers: int) -> HeadersTooLarge:
+    return HeadersTooLarge(f"Send at most {max_headers} headers and {max_bytes} bytes of them.")
+
+
 class HeaderBounds:
     """Refuses requests with too many or too long headers, or a path and query that are as long."""
 
@@ -27,8 +31,7 @@ class HeaderBounds:
         if scope["type"] != "http" or self._fits(scope):
             await self._app(scope, receive, send)
             return
-        error = HeadersTooLarge(f"Send at most {self._max_headers} headers and {self._max_bytes} bytes of them.")
-        await error_response(error)(scope, receive, send)
+        await error_response(headers_too_large(self._max_bytes, self._max_headers))(scope, receive, send)
 
     def _fits(self, scope: Scope) -> bool:
         headers = scope["headers"]

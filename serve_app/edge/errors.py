@@ -51,3 +51,10 @@ class RateLimited(ExlpoolError):
 
     status = 429
     code = "rate_limit_exceeded"
+
+
+class NotConfigured(ExlpoolError):
+    """The edge does not know yet who may come in."""
+
+    status = 503
+    code = "not_configured"

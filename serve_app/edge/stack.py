@@ -9,22 +9,25 @@ from serve_app.config import LiveSettings
 from serve_app.edge.access_log import AccessLog
 from serve_app.edge.auth import Accounts, Auth
 from serve_app.edge.bounds import BodyBounds, HeaderBounds
+from serve_app.edge.errors import NotConfigured
+from serve_app.edge.keys import KeyRing
 from serve_app.edge.request_id import RequestId
-from serve_app.keys import KeyRing
+from serve_app.errors import error_response
 
 EXPOSED_HEADERS = ("x-request-id", "retry-after", "retry-after-ms", "x-should-retry")
+NOT_CONFIGURED_RETRY_S = 1.0
 
 
 class Edge:
-    """Call `configure` before the first request and whenever settings or keys change; requests that are under way go
-    on as they began."""
+    """Closed until `configure` is called, since nobody knows before that who may come in; call it again whenever
+    settings or keys change. Requests that are under way go on as they began."""
 
     def __init__(self, api: ASGIApp, *, accounts: Accounts | None = None, announce_request_id: bool = True) -> None:
         """`accounts` may be shared with another edge round the same API."""
         self._api = api
         self._announce_request_id = announce_request_id
         self._accounts = accounts or Accounts()
-        self._stack: ASGIApp = api
+        self._stack: ASGIApp | None = None
 
     def configure(self, settings: LiveSettings, keys: KeyRing | None) -> None:
         if keys is not None:
@@ -45,4 +48,15 @@ class Edge:
         self._stack = RequestId(app, announce=self._announce_request_id)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._stack(scope, receive, send)
+        if self._stack is not None:
+            await self._stack(scope, receive, send)
+        elif scope["type"] == "lifespan":  # which no client reaches
+            await self._api(scope, receive, send)
+        elif scope["type"] == "http":
+            closed = NotConfigured("This server is not configured yet.", retry_after_s=NOT_CONFIGURED_RETRY_S)
+            await error_response(closed)(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1013})
+
+    def __repr__(self) -> str:
+        return f"<Edge: {'closed' if self._stack is None else 'configured'}>"

@@ -12,6 +12,7 @@ from typing import Self
 
 from actors.config import EngineConfig
 from actors.engines.base import EngineJob
+from actors.paging.hashes import page_hashes
 from actors.sampling import SamplingParams
 
 Prompts = Sequence[tuple[int, ...]]
@@ -30,7 +31,12 @@ def _serve(link: Connection, model: Path | None) -> None:
         prompts, tokens = message
         started_s = time.process_time()
         for number, prompt in enumerate(prompts):
-            engine.submit(EngineJob(job_id=number, token_ids=prompt, max_new_tokens=tokens, seed=0, params=params))
+            names = page_hashes(prompt)
+            engine.submit(
+                EngineJob(
+                    job_id=number, token_ids=prompt, page_hashes=names, max_new_tokens=tokens, seed=0, params=params
+                )
+            )
         while engine.has_work():
             engine.step()
         link.send(time.process_time() - started_s)

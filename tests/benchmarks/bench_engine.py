@@ -27,6 +27,7 @@ from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
 from actors.engines.base import Ended, EngineJob
 from actors.engines.cpu import CpuEngine
+from actors.paging.hashes import page_hashes
 from actors.sampling import SamplingParams
 
 Prompts = list[list[int]]
@@ -43,7 +44,14 @@ def engine_run(engine: CpuEngine, prompts: Prompts, new_tokens: int) -> None:
     params = SamplingParams(temperature=0.0, ignore_eos=True)
     for number, prompt in enumerate(prompts):
         engine.submit(
-            EngineJob(job_id=number, token_ids=tuple(prompt), max_new_tokens=new_tokens, seed=0, params=params)
+            EngineJob(
+                job_id=number,
+                token_ids=tuple(prompt),
+                page_hashes=page_hashes(prompt),
+                max_new_tokens=new_tokens,
+                seed=0,
+                params=params,
+            )
         )
     made = 0
     while engine.has_work():

@@ -21,6 +21,7 @@ from actors.engines.exllamav2.job import PoolJob
 from actors.engines.exllamav2.loading import LoadedModel, assemble, make_tokenizer
 from actors.engines.exllamav2.track import JobTrack
 from actors.engines.exllamav2.weights import Weights
+from actors.paging.hashes import page_hashes
 from actors.sampling import sampling_params
 from tests.benchmarks.bench_exllamav2_raw import SAMPLERS, BenchJob, RawModel
 
@@ -65,6 +66,7 @@ def submit(engine: ExLlamaV2Engine, jobs: Sequence[BenchJob], sampler: str) -> N
             EngineJob(
                 job_id=job_id,
                 token_ids=job.token_ids,
+                page_hashes=page_hashes(job.token_ids),
                 max_new_tokens=job.max_new_tokens,
                 seed=job.seed,
                 params=params,

@@ -58,7 +58,7 @@ class Load:
 
     def fill(self) -> None:
         """Arrivals until the queue has its size."""
-        while len(self.scheduler.queue) < self._queued:
+        while len(self.scheduler.state.queue) < self._queued:
             self.submit()
 
     def submit(self) -> None:
@@ -121,7 +121,7 @@ def decision_cost(workers: int, queued: int, events: int) -> dict[str, float]:
     median, p99 = np.percentile(spent_us, (50, 99))
     return {
         "workers": workers,
-        "queued": len(load.scheduler.queue),
+        "queued": len(load.scheduler.state.queue),
         "median_us": float(median),
         "mean_us": float(spent_us.mean()),
         "p99_us": float(p99),

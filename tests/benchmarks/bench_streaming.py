@@ -24,8 +24,10 @@ import ray
 from actors import EngineConfig, Pool
 from actors.engines.simulated import SimulatedEngine
 from actors.messages import GenerationRequest, StepOutput
+from actors.paging.hashes import page_hashes
 from actors.sampling import sampling_params
-from actors.worker.engine_thread import EngineThread, StepNews, Submit
+from actors.worker.commands import StepNews, Submit
+from actors.worker.engine_thread import EngineThread
 
 STEP_S = 0.02
 CONFIG = EngineConfig(
@@ -55,12 +57,12 @@ class PerRequestWorker:
             lambda: SimulatedEngine(CONFIG),
             on_progress=lambda _: None,
             on_loaded=lambda _: None,
-            on_step=self._on_step,
+            on_news=self._on_news,
             on_end=lambda _: None,
         )
         self._thread.start()
 
-    def _on_step(self, news: StepNews) -> None:
+    def _on_news(self, news: StepNews) -> None:
         self._loop.call_soon_threadsafe(self._deliver, news)
 
     def _deliver(self, news: StepNews) -> None:
@@ -81,6 +83,7 @@ class PerRequestWorker:
             max_new_tokens=tokens,
             seed=0,
             params=PARAMS,
+            page_hashes=page_hashes(prompt),
         )
         self._thread.send(Submit("direct", request))
         while True:

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from serve_app.keys import load_keys
+from serve_app.edge.keys import load_keys
 from tests.cluster.conftest import Exlpool
 from tests.processes import marked, marked_environment
 from tests.serve_app.running import ask, free_port

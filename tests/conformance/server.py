@@ -17,7 +17,7 @@ import httpx
 import psutil
 import yaml
 
-from serve_app.keys import entry_line, new_key
+from serve_app.edge.keys import entry_line, new_key
 from tests.processes import marked, marked_environment
 
 MODEL = "tiny"

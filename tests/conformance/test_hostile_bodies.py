@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.schemas.chat import ChatCompletionRequest
+from serve_app.api.schemas.chat import ChatCompletionRequest
 from tests.conformance.asking import SUM, SUM_ANSWER, tool
 from tests.conformance.server import MODEL, SHORT, Server
 from tests.conformance.wire import answer, with_body

@@ -13,8 +13,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from serve_app.schemas.chat import ChatCompletionChunk
-from serve_app.schemas.completions import CompletionChunk
+from serve_app.api.schemas.chat import ChatCompletionChunk
+from serve_app.api.schemas.completions import CompletionChunk
 from tests.conformance.asking import SUM, SUM_ANSWER, TOOLS, WEATHER
 from tests.conformance.server import MODEL, SHORT, Server
 

@@ -4,7 +4,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -18,6 +18,7 @@ from actors.engines.grammar import (
     words_needed,
 )
 from actors.errors import InvalidRequest
+from tests.properties import examples
 
 EOS = 2
 VOCAB_SIZE = 2048 + 37  # a model's logits are often wider than its tokenizer
@@ -59,7 +60,7 @@ def random_text(mask: GrammarMask, random: Random) -> str:
     return TOKENIZER.decode(ids)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(seed=st.integers(0, 2**32))
 def test_random_choices_under_a_schema_are_valid_compact_json(compiler: GrammarCompiler, seed: int) -> None:
     text = random_text(compiler.mask("json_schema", PERSON), Random(seed))
@@ -71,7 +72,7 @@ def test_random_choices_under_a_schema_are_valid_compact_json(compiler: GrammarC
     assert '", "age": ' in text
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(seed=st.integers(0, 2**32))
 def test_random_choices_under_a_regex_match_it(compiler: GrammarCompiler, seed: int) -> None:
     text = random_text(compiler.mask("regex", r"(yes|no), [a-c]{1,4}\."), Random(seed))

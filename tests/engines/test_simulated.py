@@ -15,8 +15,16 @@ from actors.config import EngineConfig, SimulatedOptions
 from actors.engines.base import Engine
 from actors.engines.simulated import SimulatedEngine, expected_tokens
 from actors.engines.simulated.engine import LOAD_STAGES, MAX_LAG_S
+from actors.engines.simulated.faults import STALL_S
 from actors.engines.simulated.tokens import FIRST_TOKEN
-from actors.errors import ContextLengthExceeded, EngineFailure, InvalidRequest, ModelError, UnsupportedParameter
+from actors.errors import (
+    ContextLengthExceeded,
+    EngineFailure,
+    FatalEngineError,
+    InvalidRequest,
+    ModelError,
+    UnsupportedParameter,
+)
 from actors.messages import LoadProgress
 from actors.paging.hashes import PAGE_TOKENS, page_hashes
 from actors.results import FinishReason
@@ -196,9 +204,7 @@ def test_cancelling_an_unknown_or_ended_job_does_nothing() -> None:
     ("one", "error"),
     [
         (job(1, ()), InvalidRequest),
-        (job(1, (1, 2048)), InvalidRequest),
         (job(1, PROMPT, 0), InvalidRequest),
-        (job(1, PROMPT, 3, stop_token_ids=[2048]), InvalidRequest),
         (job(1, PROMPT, 3, top_k=5), UnsupportedParameter),
         (job(1, PROMPT, 32 * PAGE_TOKENS), ContextLengthExceeded),
     ],
@@ -406,4 +412,44 @@ def test_a_step_hangs_when_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     engine.step()
     assert waits == []
     engine.step()
-    assert waits == [86400.0]
+    assert waits == [STALL_S]
+
+
+def test_submitting_hangs_for_the_prompt_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(threading.Event, "wait", lambda _, timeout: waits.append(timeout))
+    engine = make(stall_submit_at_token=77)
+    engine.submit(job(1, PROMPT, 5))
+    assert waits == []
+    engine.submit(job(2, (77, 1), 5))
+    assert waits == [STALL_S]
+
+
+def test_a_step_tells_that_the_process_is_beyond_repair() -> None:
+    engine = make(fatal_at_step=2)
+    engine.submit(job(1, PROMPT, 5))
+    engine.step()
+    with pytest.raises(FatalEngineError, match="step 2"):
+        engine.step()
+
+
+def test_a_reset_fails_when_told_so_and_has_changed_nothing() -> None:
+    engine = make(fail_at_step=2, fail_reset=True)
+    engine.submit(job(1, PROMPT, 5))
+    engine.step()
+    with pytest.raises(RuntimeError, match="step 2"):
+        engine.step()
+    with pytest.raises(RuntimeError, match="reset"):
+        engine.reset()
+    assert engine.has_work()
+    engine.close()
+
+
+def test_closing_fails_when_told_so_and_the_engine_is_closed_all_the_same() -> None:
+    engine = make(fail_close=True)
+    engine.submit(job(1, PROMPT, 5))
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.close()
+    assert not engine.has_work()
+    with pytest.raises(EngineFailure):
+        engine.submit(job(2, PROMPT, 5))

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -51,7 +51,6 @@ def run(completion: CompletionText, count: int) -> list[Release]:
     return [*releases, completion.finish()]
 
 
-@settings(deadline=None)
 @given(TEXTS, st.lists(st.integers(0, 60), max_size=20))
 def test_text_in_any_pieces_comes_out_whole_and_with_all_its_ids(text: str, cuts: list[int]) -> None:
     pieces = cut(text, cuts)
@@ -60,7 +59,6 @@ def test_text_in_any_pieces_comes_out_whole_and_with_all_its_ids(text: str, cuts
     assert [i for release in releases for i in release.token_ids] == list(range(len(pieces)))
 
 
-@settings(deadline=None)
 @given(TEXTS, st.lists(st.integers(0, 60), max_size=20), STOPS)
 def test_stop_strings_are_found_as_in_the_whole_text(text: str, cuts: list[int], stops: list[str]) -> None:
     pieces = cut(text, cuts)
@@ -75,7 +73,6 @@ def test_stop_strings_are_found_as_in_the_whole_text(text: str, cuts: list[int],
         assert text.startswith(shown)
 
 
-@settings(deadline=None)
 @given(TEXTS, st.lists(st.integers(0, 60), max_size=20), STOPS)
 def test_released_text_is_always_that_of_the_released_ids(text: str, cuts: list[int], stops: list[str]) -> None:
     pieces = cut(text, cuts)
@@ -89,7 +86,6 @@ def test_released_text_is_always_that_of_the_released_ids(text: str, cuts: list[
     assert ids == list(range(len(ids)))
 
 
-@settings(deadline=None)
 @given(TEXTS, st.lists(st.integers(0, 60), max_size=20), STOPS)
 def test_nothing_is_withheld_without_cause(text: str, cuts: list[int], stops: list[str]) -> None:
     pieces = cut(text, cuts)
@@ -108,7 +104,6 @@ def test_nothing_is_withheld_without_cause(text: str, cuts: list[int], stops: li
             assert incomplete or starts_stop
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=12), st.lists(st.integers(0, 12), max_size=8))
 def test_invalid_bytes_become_replacement_characters(data: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted(min(place, len(data)) for place in cuts), len(data)]
@@ -162,7 +157,6 @@ def builtin() -> Tokenizer:
     return Tokenizer.from_file(str(builtin_model_path() / "tokenizer.json"))
 
 
-@settings(deadline=None)
 @given(ids=st.lists(st.integers(0, 2060), max_size=40))
 def test_byte_level_text_is_what_the_tokenizer_decodes(builtin: Tokenizer, ids: list[int]) -> None:
     completion = CompletionText(TokenPieces(builtin))

@@ -12,6 +12,7 @@ from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
 from actors.engines.base import EngineJob
 from actors.engines.cpu import CpuEngine
+from actors.paging.hashes import page_hashes
 from actors.sampling import sampling_params
 from tests.engines.cpu.harness import Outcome, ids_of, run
 
@@ -49,6 +50,7 @@ def greedy_job(job_id: int, token_ids: Sequence[int], max_new_tokens: int = 64, 
     return EngineJob(
         job_id=job_id,
         token_ids=tuple(token_ids),
+        page_hashes=page_hashes(token_ids),
         max_new_tokens=max_new_tokens,
         seed=0,
         params=sampling_params(**{"temperature": 0.0, "ignore_eos": True} | params),

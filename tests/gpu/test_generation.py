@@ -11,6 +11,7 @@ import torch
 
 from actors.builtin_model import builtin_model_path
 from actors.engines.base import Engine, EngineJob
+from actors.paging.hashes import page_hashes
 from actors.results import FinishReason
 from actors.sampling import sampling_params
 from tests.engines.cpu.harness import Outcome, Runner, alone, run
@@ -24,8 +25,14 @@ CHAT = {"temperature": 0.8, "top_k": 50, "top_p": 0.9}
 
 
 def job(job_id: int, token_ids: tuple[int, ...], max_new_tokens: int, seed: int, **params: Any) -> EngineJob:
-    chosen = sampling_params(**params)
-    return EngineJob(job_id=job_id, token_ids=token_ids, max_new_tokens=max_new_tokens, seed=seed, params=chosen)
+    return EngineJob(
+        job_id=job_id,
+        token_ids=token_ids,
+        page_hashes=page_hashes(token_ids),
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        params=sampling_params(**params),
+    )
 
 
 def steps_of(engine: Engine, one: EngineJob) -> tuple[Outcome, int]:

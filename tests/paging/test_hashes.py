@@ -45,3 +45,12 @@ def test_names_agree_exactly_as_far_as_the_texts_do(common: int, place: int) -> 
     assert names[:shared] == others[:shared]
     assert not set(names[shared:]) & set(others[shared:])
     assert page_hashes(one[: place + 1]) == names[: place // PAGE_TOKENS]
+
+
+@given(st.integers(0, 1100), st.integers(0, 1100))
+def test_names_that_are_known_are_not_computed_again(before: int, after: int) -> None:
+    ids = list(range(1100))
+    known = page_hashes(ids[:before])
+    assert page_hashes(ids[:after], known) == page_hashes(ids[:after])
+    if len(known) >= 1 and after > PAGE_TOKENS:
+        assert page_hashes(ids[:after], (b"as told", *known[1:]))[0] == b"as told"

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from actors.paging.hashes import PAGE_TOKENS, next_hash, page_hashes, pages_needed
-from actors.paging.table import Allocation, PageTable
+from actors.paging.table import Allocation, CopiedRows, PageTable
 
 CHUNK = 2 * PAGE_TOKENS
 
@@ -280,7 +275,7 @@ def test_prefill_copies_a_common_beginning() -> None:
     other = allocate(table, other_ids)
     step = table.prefill(other, 100, CHUNK, other_ids)
     assert (step.cached_tokens, step.start, step.end) == (60, 60, 99)
-    assert step.source is first.pages[0]
+    assert step.copied == CopiedRows(first.pages[0], other.pages[0], 60)
 
 
 def test_clear_forgets_everything() -> None:
@@ -291,118 +286,85 @@ def test_clear_forgets_everything() -> None:
     table.validate([])
 
 
-@dataclass(eq=False)
-class Job:
-    """A job, and what the rows that it reads must hold: each a digest of all tokens up to it."""
+def with_a_nameless_page(table: PageTable) -> tuple[Allocation, Allocation, tuple[int, ...]]:
+    """A job whose first page is full and has no name, since a second job, of whose prompt nothing is computed, has it.
 
-    token_ids: list[int]
-    prompt_tokens: int
-    total_tokens: int
-    allocation: Allocation
-    rows: list[int] = field(default_factory=list)
-
-    def row(self, position: int) -> int:
-        while len(self.rows) <= position:
-            self.rows.append(hash((self.rows[-1] if self.rows else 0, self.token_ids[len(self.rows)])))
-        return self.rows[position]
+    Returns both, and the tokens of the second's prompt: the page, a page of 2, a page of 3 and one token more.
+    """
+    page = (5,) * PAGE_TOKENS
+    writing = table.allocate((), 2)
+    reading_ids = (*page, *prompt(2, 3))
+    reading = allocate(table, reading_ids)
+    table.fill(writing, PAGE_TOKENS, page)
+    assert table.complete_page(writing, next_hash(None, page)).hash is None
+    return writing, reading, reading_ids
 
 
-class RandomJobs(RuleBasedStateMachine):
-    """Jobs come, prefill, generate and go, over a cache of rows that are really written and really read."""
-
-    @initialize(total_pages=st.integers(3, 12))
-    def begin(self, total_pages: int) -> None:
-        self.table = PageTable(total_pages)
-        self.cache = [[0] * PAGE_TOKENS for _ in range(total_pages)]
-        self.jobs: list[Job] = []
-
-    @rule(
-        pages=st.lists(st.sampled_from([1, 2]), max_size=4),
-        tail=st.sampled_from([1, 2, 3, 100, 255]),
-        last=st.sampled_from([1, 2]),
-        new_tokens=st.sampled_from([1, 5, 300, 600]),
-    )
-    def start(self, pages: list[int], tail: int, last: int, new_tokens: int) -> None:
-        token_ids = [*prompt(*pages, tail=0), *[last] * tail]
-        names, total = page_hashes(token_ids), pages_needed(len(token_ids) + new_tokens)
-        before = self.table.free_pages
-        required = self.table.pages_required(names, total)
-        resident = self.table.resident()
-        if required > before:
-            with pytest.raises(ValueError, match="are free"):
-                self.table.allocate(names, total)
-            return
-        allocation = self.table.allocate(names, total)
-        assert self.table.free_pages == before - required
-        leading = next((place for place, name in enumerate(names) if name not in resident), len(names))
-        assert allocation.position <= leading * PAGE_TOKENS
-        assert (allocation.position == 0) == (leading == 0)
-        self.jobs.append(Job(token_ids, len(token_ids), len(token_ids) + new_tokens, allocation))
-
-    @precondition(lambda self: self.jobs)
-    @rule(data=st.data())
-    def step(self, data: st.DataObject) -> None:
-        job = data.draw(st.sampled_from(self.jobs))
-        allocation = job.allocation
-        if allocation.position < job.prompt_tokens - 1:
-            self._prefill(job)
-        else:
-            self._decode(job, data.draw(st.integers(1, 300)), data.draw(st.sampled_from([1, 2])))
-
-    def _prefill(self, job: Job) -> None:
-        allocation = job.allocation
-        step = self.table.prefill(allocation, job.prompt_tokens, CHUNK, job.token_ids)
-        if step.source is not None:
-            page, rows = allocation.pages[step.start // PAGE_TOKENS], step.start % PAGE_TOKENS
-            self.cache[page.index][:rows] = self.cache[step.source.index][:rows]
-        self._write(job, step.start, step.end)
-
-    def _decode(self, job: Job, tokens: int, token: int) -> None:
-        for _ in range(min(tokens, job.total_tokens - len(job.token_ids))):
-            position = job.allocation.position
-            self._write(job, position, position + 1)
-            self.table.fill(job.allocation, position + 1, job.token_ids)
-            job.token_ids.append(token)
-            if (position + 1) % PAGE_TOKENS == 0:
-                place = position // PAGE_TOKENS
-                ids = job.token_ids[place * PAGE_TOKENS : position + 1]
-                self.table.complete_page(job.allocation, next_hash(job.allocation.parent_hash(place), ids))
-
-    def _write(self, job: Job, start: int, end: int) -> None:
-        for position in range(start, end):
-            page = job.allocation.pages[position // PAGE_TOKENS]
-            self.cache[page.index][position % PAGE_TOKENS] = job.row(position)
-
-    @precondition(lambda self: self.jobs)
-    @rule(data=st.data())
-    def end(self, data: st.DataObject) -> None:
-        job = self.jobs.pop(data.draw(st.integers(0, len(self.jobs) - 1)))
-        self.table.release(job.allocation)
-
-    @invariant()
-    def the_books_are_right(self) -> None:
-        self.table.validate([job.allocation for job in self.jobs])
-
-    @invariant()
-    def every_job_reads_its_own_content(self) -> None:
-        for job in self.jobs:
-            for position in range(job.allocation.position):
-                page = job.allocation.pages[position // PAGE_TOKENS]
-                assert self.cache[page.index][position % PAGE_TOKENS] == job.row(position)
-
-    @invariant()
-    def what_is_computed_of_a_prompt_is_resident(self) -> None:
-        for job in self.jobs:
-            full = job.allocation.hashes[: job.allocation.position // PAGE_TOKENS]
-            promised = {name for name in full if name not in self.table.resident()}
-            assert all(any(name in other.allocation.hashes for other in self.jobs) for name in promised)
-
-    def teardown(self) -> None:
-        for job in self.jobs:
-            self.table.release(job.allocation)
-        self.table.validate([])
-        assert self.table.free_pages == self.table.total_pages
+def test_a_page_can_be_copied_whole() -> None:
+    table = PageTable(8)
+    writing, reading, ids = with_a_nameless_page(table)
+    step = table.prefill(reading, len(ids), CHUNK, ids)
+    assert step.copied == CopiedRows(writing.pages[0], reading.pages[0], PAGE_TOKENS)
+    assert (step.cached_tokens, step.start, step.end) == (256, 256, 512)
+    table.validate([writing, reading])
 
 
-RandomJobs.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestRandomJobs = RandomJobs.TestCase
+def test_a_round_may_copy_a_whole_page_and_compute_nothing() -> None:
+    table = PageTable(8)
+    writing, reading, ids = with_a_nameless_page(table)
+    step = table.prefill(reading, len(ids), PAGE_TOKENS, ids)
+    assert step.copied == CopiedRows(writing.pages[0], reading.pages[0], PAGE_TOKENS)
+    assert (step.cached_tokens, step.start, step.end) == (256, 256, 256)
+    assert (reading.position, reading.cached_tokens) == (256, 256)
+    table.validate([writing, reading])
+
+
+def test_a_whole_copy_may_be_all_of_a_prompt_but_its_last_token() -> None:
+    table = PageTable(8)
+    writing = table.allocate((), 2)
+    ids = (5,) * (PAGE_TOKENS + 1)
+    reading = allocate(table, ids)
+    table.fill(writing, PAGE_TOKENS, ids[:PAGE_TOKENS])
+    table.complete_page(writing, page_hashes(ids)[0])
+    step = table.prefill(reading, len(ids), CHUNK, ids)
+    assert step.copied == CopiedRows(writing.pages[0], reading.pages[0], PAGE_TOKENS)
+    assert (step.start, step.end, reading.position) == (256, 256, 256)
+
+
+def test_valid_pages_behind_a_page_that_was_copied_whole_are_found() -> None:
+    table = PageTable(12)
+    writing, reading, ids = with_a_nameless_page(table)
+    table._set_valid(reading.pages[1], PAGE_TOKENS, ids[256:512])  # as if another job had computed it by now
+    step = table.prefill(reading, len(ids), CHUNK, ids)
+    assert (step.cached_tokens, step.start, step.end) == (256, 256, 256), "the copy ends before the valid page"
+    step = table.prefill(reading, len(ids), CHUNK, ids)
+    assert (step.cached_tokens, step.copied, step.start, step.end) == (256, None, 512, 768)
+    table.validate([writing, reading])
+
+
+def test_changes_are_told_once_and_net() -> None:
+    table = PageTable(4)
+    one, two = page_hashes(prompt(1, 2))
+    allocation = run(table, prompt(1, 2))
+    assert table.take_changes() == ((one, two), ())
+    assert table.take_changes() == ((), ())
+    table.release(allocation)
+    filling = table.allocate((), 4)
+    table.release(filling)
+    assert table.take_changes() == ((), ()), "both were taken and given back"
+    table.release(run(table, prompt(3, 4)))
+    table.release(run(table, prompt(5, 6)))
+    gone = set(page_hashes(prompt(3, 4))) - table.resident()
+    added, evicted = table.take_changes()
+    assert set(added) == table.resident() - {one, two}
+    assert set(evicted) == {one, two} - table.resident()
+    assert gone, "something came and went without a word"
+    assert not gone & {*added, *evicted}
+    table.clear()
+    assert set(table.take_changes()[1]) == set(added) | ({one, two} - set(evicted))
+
+
+def test_a_table_shows_its_state() -> None:
+    table = PageTable(4)
+    run(table, prompt(1, 2))
+    assert repr(table) == "<PageTable of 4 pages: 1 free, 2 named, 2 resident>"

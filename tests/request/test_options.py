@@ -1,4 +1,4 @@
-"""A caller's keywords and prompt become a checked request, or one typed error that names what was wrong."""
+"""A caller's keywords become options, or one typed error that names what was wrong."""
 
 from __future__ import annotations
 
@@ -6,25 +6,10 @@ from typing import Any
 
 import pytest
 
-from actors.builtin_model import builtin_model_path
-from actors.errors import ContextLengthExceeded, InvalidRequest
-from actors.messages import WorkerLimits
+from actors.errors import InvalidRequest
 from actors.request.options import MAX_TENANT_CHARACTERS, request_options
-from actors.request.prepare import prepare
-from actors.request.prompt import PromptEncoder
 from actors.results import Priority
-from actors.sampling import PARAMETER_NAMES
 
-LIMITS = WorkerLimits(
-    engine="cpu",
-    model="tiny",
-    context_tokens=4096,
-    total_pages=16,
-    max_batch_size=4,
-    vocab_size=2048,
-    eos_token_ids=(2,),
-    supported_parameters=PARAMETER_NAMES,
-)
 WRONG: list[dict[str, Any]] = [
     {"priority": "urgent"},
     {"priority": None},
@@ -76,28 +61,3 @@ def test_keywords_become_options() -> None:
     assert (options.template.tools, options.template.continue_final_message) == (tools, True)
     assert options.template.variables == {"enable_thinking": False}
     assert request_options().priority is Priority.DEFAULT
-
-
-@pytest.fixture(scope="module")
-def encoder() -> PromptEncoder:
-    return PromptEncoder.load(builtin_model_path())
-
-
-def test_a_prepared_request_has_everything_resolved(encoder: PromptEncoder) -> None:
-    options = request_options(seed=7)
-    request = prepare(encoder, "Once upon a time,", options, (LIMITS,), 256)
-    assert request.token_ids == encoder.encode("Once upon a time,")
-    assert (request.max_new_tokens, request.seed, request.options) == (256, 7, options)
-
-
-def test_requests_without_a_seed_differ_in_theirs_and_in_their_id(encoder: PromptEncoder) -> None:
-    made = [prepare(encoder, [5], request_options(), (LIMITS,), 256) for _ in range(50)]
-    assert len({request.seed for request in made}) == len({request.request_id for request in made}) == 50
-    assert all(0 <= request.seed < 2**63 for request in made)
-
-
-def test_what_does_not_fit_is_refused(encoder: PromptEncoder) -> None:
-    with pytest.raises(ContextLengthExceeded):
-        prepare(encoder, [5] * 4096, request_options(), (LIMITS,), 256)
-    with pytest.raises(ContextLengthExceeded):
-        prepare(encoder, [5], request_options(max_new_tokens=4096), (LIMITS,), 256)

@@ -133,7 +133,6 @@ BAD: list[Any] = [
     [1, True],
     [1, "2"],
     [1, None],
-    [-1],
     ["text"],
     "half a pair \ud800",
     [{"role": "user", "content": "\udfff"}],

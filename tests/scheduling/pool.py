@@ -11,17 +11,21 @@ from actors.messages import (
     AttemptFinished,
     AttemptStarted,
     Refusal,
+    Revocation,
     RunningAttempt,
     StepReport,
     StepSample,
     WorkerLimits,
 )
-from actors.scheduling.actions import Action, Refuse, Start
+from actors.scheduling.actions import Action, Refuse, Revoke, Start
 from actors.scheduling.config import SchedulerConfig
 from actors.scheduling.core import Scheduler
 from actors.scheduling.events import Cancelled, Event, Reported, Submitted, Tick, WorkerUp
 from actors.scheduling.records import Request
 from actors.scheduling.statistics import WorkerStatistics
+
+FRONT = "f"
+"""The front that asks, where a test names none."""
 
 LIMITS = WorkerLimits(
     engine="simulated",
@@ -73,6 +77,10 @@ def refusals(actions: Iterable[Action]) -> dict[str, Refusal]:
     return {action.refusal.request_id: action.refusal for action in actions if isinstance(action, Refuse)}
 
 
+def revocations(actions: Iterable[Action]) -> dict[str, Revocation]:
+    return {action.revocation.request_id: action.revocation for action in actions if isinstance(action, Revoke)}
+
+
 class Pool:
     """A scheduler whose invariants are checked after every event."""
 
@@ -105,12 +113,26 @@ class Pool:
         return self.handle(WorkerUp(worker_id, slot, replace(LIMITS, **limits), frozenset(resident), running))
 
     def submit(
-        self, request_id: str, prompt_tokens: int = 300, max_new_tokens: int = 200, **fields: Any
+        self,
+        request_id: str,
+        prompt_tokens: int = 300,
+        max_new_tokens: int = 200,
+        *,
+        front_id: str = FRONT,
+        **fields: Any,
     ) -> list[Action]:
-        return self.handle(Submitted(admission(request_id, prompt_tokens, max_new_tokens, **fields)))
+        return self.handle(Submitted(admission(request_id, prompt_tokens, max_new_tokens, **fields), front_id))
 
-    def cancel(self, request_id: str) -> list[Action]:
-        return self.handle(Cancelled(request_id))
+    def cancel(self, request_id: str, attempt: int = 1, front_id: str = FRONT) -> list[Action]:
+        return self.handle(Cancelled(request_id, attempt, front_id))
+
+    def fall_silent(self, *worker_ids: str) -> list[Action]:
+        """So much time passes that these workers are suspected, if they hold anything; all others report."""
+        self.now_s += self.scheduler.state.config.stall_timeout_s
+        for worker_id in self.scheduler.state.fleet.by_id:
+            if worker_id not in worker_ids:
+                self.report(worker_id)
+        return self.tick(0.0)
 
     def report(self, worker_id: str = "a#1", after_s: float = 0.0, *, lost: int = 0, **fields: Any) -> list[Action]:
         """The worker's next report, after `lost` ones that never arrive."""
@@ -146,7 +168,7 @@ class Pool:
 
     @property
     def ignored(self) -> dict[str, int]:
-        return dict(self.scheduler.ignored)
+        return dict(self.scheduler.state.ignored)
 
     def story(self, request_id: str) -> str:
         return "\n".join(str(entry) for entry in self.scheduler.story(request_id))

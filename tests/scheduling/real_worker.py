@@ -79,8 +79,6 @@ class RealWorker:
             pages_evicted=tuple(before - resident),
             full=full,
             running=tuple(self.jobs) if full else None,
-            free_pages=self.table.free_pages,
-            active_jobs=len(self.jobs),
             steps=tuple(self._steps),
         )
         self._told = resident

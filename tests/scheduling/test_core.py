@@ -20,15 +20,15 @@ from tests.scheduling.pool import Pool, admission, pages, refusals, starts
 def test_a_request_is_started_runs_and_gives_its_pages_back() -> None:
     pool = Pool()
     pool.up()
-    assert pool.submit("r") == [Start(Grant("r", 1, "a#1"))]
+    assert pool.submit("r") == [Start(Grant("r", 1, "a#1"), "f")]
     assert pool.free_pages == {"a#1": 14}
-    states = [pool.scheduler.requests["r"].state]
+    states = [pool.scheduler.state.requests["r"].state]
     assert pool.run("r") == []
-    states.append(pool.scheduler.requests["r"].state)
+    states.append(pool.scheduler.state.requests["r"].state)
     assert states == [RequestState.GRANTED, RequestState.RUNNING]
     assert pool.finish("r") == []
     assert pool.free_pages == {"a#1": 16}
-    assert pool.scheduler.requests == {}
+    assert pool.scheduler.state.requests == {}
 
 
 def test_requests_wait_for_an_expected_worker() -> None:
@@ -83,41 +83,14 @@ def test_pages_that_a_running_prompt_has_cost_nothing() -> None:
     assert pool.free_pages == {"a#1": 5}
 
 
-# Duplicates and attempts.
-
-
-def test_an_unchanged_submission_is_ignored() -> None:
-    pool = Pool()
-    pool.up()
-    pool.submit("r")
-    assert pool.submit("r") == []
-    assert pool.ignored == {"submitted again unchanged": 1}
-    assert pool.free_pages == {"a#1": 14}
-
-
-def test_an_old_attempt_is_ignored() -> None:
-    pool = Pool()
-    pool.up()
-    pool.submit("r", attempt=2)
-    assert pool.submit("r", attempt=1) == []
-    assert pool.ignored == {"submission of an old attempt": 1}
-
-
-def test_another_request_of_the_same_id_is_refused_and_harms_nothing() -> None:
-    pool = Pool()
-    pool.up()
-    pool.submit("r")
-    refusal = refusals(pool.submit("r", 999))["r"]
-    assert refusal.reason is RefusalReason.DUPLICATE
-    assert "granted" in refusal.message
-    assert pool.free_pages == {"a#1": 14}
+# Attempts.
 
 
 def test_a_new_attempt_takes_the_place_of_the_old_one() -> None:
     pool = Pool()
     pool.up()
     pool.submit("r", 300, 200)
-    assert pool.submit("r", 350, 150, attempt=2) == [Start(Grant("r", 2, "a#1"))]
+    assert pool.submit("r", 350, 150, attempt=2) == [Start(Grant("r", 2, "a#1"), "f")]
     assert pool.free_pages == {"a#1": 14}
     pool.finish("r", attempt=1)
     assert pool.ignored == {"report of an attempt that is not booked": 1}
@@ -209,7 +182,7 @@ def test_a_clock_that_steps_back_or_is_no_number_stands_still() -> None:
     scheduler.handle(Tick(), 10.0)
     for now_s in (3.0, float("nan"), float("inf"), float("-inf"), -1.0):
         assert scheduler.handle(Tick(), now_s) == []
-        assert scheduler.now_s == 10.0
+        assert scheduler.state.now_s == 10.0
     assert pool.ignored == {"clock stepped back or is no time": 5}
     scheduler.handle(Tick(), 10.0)
     assert pool.ignored == {"clock stepped back or is no time": 5}
@@ -223,7 +196,7 @@ def test_the_same_events_give_the_same_actions() -> None:
         for number in range(150):
             said.append(pool.submit(f"r{number}", dice.randrange(1, 1000), dice.randrange(1, 300)))
             said.append(pool.tick(dice.random() / 10))
-            running = [(r.request_id, r.worker.worker_id) for r in pool.scheduler.requests.values() if r.worker]
+            running = [(r.request_id, r.worker.worker_id) for r in pool.scheduler.state.requests.values() if r.worker]
             if running and dice.random() < 0.7:
                 request_id, worker_id = dice.choice(running)
                 said.append(pool.finish(request_id, worker_id, tokens=dice.randrange(1, 100)))
@@ -271,5 +244,5 @@ def test_an_unknown_policy_is_refused() -> None:
 def test_events_without_effect_return_nothing() -> None:
     scheduler = Scheduler()
     assert scheduler.handle(Tick(), 0.0) == []
-    assert scheduler.handle(Cancelled("r"), 0.0) == []
+    assert scheduler.handle(Cancelled("r", 1), 0.0) == []
     scheduler.validate()

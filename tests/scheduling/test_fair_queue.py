@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.results import Priority
+from actors.scheduling.class_queue import MAX_IDLE_TENANTS
 from actors.scheduling.events import TenantsWeighed
-from actors.scheduling.fair_queue import MAX_IDLE_TENANTS, TRICKLE, FairQueue
+from actors.scheduling.fair_queue import TRICKLE, FairQueue
 from actors.scheduling.records import Request
 from tests.scheduling.pool import Pool, request, starts
 
@@ -194,10 +195,10 @@ def test_class_batch_gets_its_trickle_in_a_pool_that_others_fill() -> None:
         pool.submit(f"b{i}", 10, 100, priority=Priority.BATCH, tenant="batch")
     number, ended, fewest = 0, Counter[str](), 4
     while sum(ended.values()) < 1000:
-        while pool.scheduler.queue.counts()[Priority.INTERACTIVE] < 3:
+        while pool.scheduler.state.queue.counts()[Priority.INTERACTIVE] < 3:
             pool.submit(f"i{number}", 10, 100, priority=Priority.INTERACTIVE)
             number += 1
-        running = [r.request_id for r in pool.scheduler.requests.values() if r.worker]
+        running = [r.request_id for r in pool.scheduler.state.requests.values() if r.worker]
         fewest = min(fewest, len(running))
         pool.finish(running[0], after_s=0.2)
         ended[running[0][0]] += 1
@@ -336,7 +337,7 @@ def test_tenants_are_served_evenly_in_a_pool() -> None:
         pool.submit(f"b{i}", 10, 100, tenant="b")
     order: list[str] = []
     while len(order) < 50:
-        running = [r.request_id for r in pool.scheduler.requests.values() if r.worker]
+        running = [r.request_id for r in pool.scheduler.state.requests.values() if r.worker]
         order += starts(pool.finish(running[0], after_s=0.5))
     served = Counter(name[0] for name in order)
     assert abs(served["a"] - served["b"]) <= 4

@@ -18,7 +18,7 @@ from tests.scheduling.pool import Pool, pages, refusals, starts
 
 
 def running(pool: Pool) -> dict[str, str]:
-    return {r.request_id: r.worker.worker_id for r in pool.scheduler.requests.values() if r.worker is not None}
+    return {r.request_id: r.worker.worker_id for r in pool.scheduler.state.requests.values() if r.worker is not None}
 
 
 def test_a_request_is_held_for_a_faster_worker_that_is_about_to_be_free() -> None:
@@ -65,7 +65,7 @@ def test_a_large_request_is_not_starved_by_small_ones(policy: str) -> None:
         passed = number
         assert passed < 10 * MAX_SKIPS, f"it still waits, with {free} pages free"
     assert passed >= 3
-    assert pool.scheduler.matchmaker.reserved == {}
+    assert pool.scheduler.state.matchmaker.reserved == {}
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -118,9 +118,9 @@ def test_a_worker_that_dies_is_kept_for_nobody() -> None:
     for number in range(MAX_SKIPS):
         pool.submit(f"s{number}", 10, 10)
         pool.finish(f"s{number}")
-    assert len(pool.scheduler.matchmaker.reserved) == 1
+    assert len(pool.scheduler.state.matchmaker.reserved) == 1
     pool.handle(WorkerDown("a#1", "it burned"))
-    assert pool.scheduler.matchmaker.reserved == {}
+    assert pool.scheduler.state.matchmaker.reserved == {}
     assert starts(pool.up(life=2)) == {"large": "a#2"}
 
 
@@ -134,7 +134,7 @@ def test_one_request_keeps_one_worker_and_one_worker_is_kept_once() -> None:
         pool.submit(f"s{number}", 10, 10)
         if f"s{number}" in running(pool):
             pool.finish(f"s{number}")
-    assert {r.request_id for r in pool.scheduler.matchmaker.reserved.values()} == {"large"}
+    assert {r.request_id for r in pool.scheduler.state.matchmaker.reserved.values()} == {"large"}
     assert starts(pool.finish("runs")) == {"large": "a#1"}
 
 
@@ -147,7 +147,7 @@ def test_a_worker_that_failed_a_request_is_not_kept_for_it() -> None:
     for number in range(2 * MAX_SKIPS):
         pool.submit(f"s{number}", 10, 10)
         pool.finish(f"s{number}")
-    assert pool.scheduler.matchmaker.reserved == {}
+    assert pool.scheduler.state.matchmaker.reserved == {}
     assert starts(pool.finish("blocks", "b#1")) == {"picky": "b#1"}
 
 
@@ -177,7 +177,7 @@ def test_who_comes_later_does_not_count_on_room_that_is_waited_for() -> None:
         pool.run(f"r{number}", after_s=2.0)
     pool.submit("large", 48, 2000)
     pool.submit("small", 24, 1000)
-    waits_s = {name: pool.scheduler.requests[name].place_wait_s for name in ("large", "small")}
+    waits_s = {name: pool.scheduler.state.requests[name].place_wait_s for name in ("large", "small")}
     assert waits_s["small"] == pytest.approx(waits_s["large"] + 2.0, abs=0.1)
 
 
@@ -253,7 +253,7 @@ def many_workers() -> Pool:
 
 def end_one(pool: Pool, name: str, after_s: float = 0.0) -> list[Action]:
     """One of the attempts of worker `{name}#1` ends."""
-    worker = pool.scheduler.fleet.by_slot[name]
+    worker = pool.scheduler.state.fleet.by_slot[name]
     return pool.finish(next(iter(worker.attempts)), worker.worker_id, after_s=after_s)
 
 

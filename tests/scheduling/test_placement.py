@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actors.results import Priority
 from actors.scheduling.estimates import StepTimes
-from actors.scheduling.events import WorkerDraining, WorkerSuspected
+from actors.scheduling.events import WorkerDraining
 from actors.scheduling.fair_queue import FairQueue
 from actors.scheduling.fleet import Fleet
 from actors.scheduling.placement import MAX_PREFILLS, Place, Placement, price_s, prompts_are_held_back
@@ -205,19 +205,20 @@ def test_who_has_a_worker_kept_for_it_looks_no_further() -> None:
 
 
 def test_who_has_a_suspect_kept_for_it_looks_further() -> None:
-    pool = Pool()
+    pool = Pool(stall_timeout_s=10.0)
     pool.up("a", max_batch_size=1)
     pool.up("b", max_batch_size=1)
     pool.submit("one")
     pool.submit("two")
     pool.submit("waits")
-    waits = pool.scheduler.requests["waits"]
-    waits.reserves = waits.wants = pool.scheduler.fleet.by_id["a#1"].index
-    pool.scheduler.matchmaker.reserved[waits.reserves] = waits
-    pool.handle(WorkerSuspected("a#1"))
-    on_b = next(r for r in ("one", "two") if pool.scheduler.requests[r].worker is pool.scheduler.fleet.by_id["b#1"])
+    state = pool.scheduler.state
+    waits = state.requests["waits"]
+    waits.reserves = waits.wants = state.fleet.by_id["a#1"].index
+    state.matchmaker.reserved[waits.reserves] = waits
+    pool.fall_silent("a#1")
+    on_b = next(r for r in ("one", "two") if state.requests[r].worker is state.fleet.by_id["b#1"])
     assert starts(pool.finish(on_b, "b#1")) == {"waits": "b#1"}
-    assert pool.scheduler.matchmaker.reserved == {}
+    assert state.matchmaker.reserved == {}
 
 
 def test_a_worker_that_is_emptied_is_not_kept_for_anybody() -> None:
@@ -226,12 +227,12 @@ def test_a_worker_that_is_emptied_is_not_kept_for_anybody() -> None:
     pool.up("b", max_batch_size=1)
     for name in ("one", "two", "waits"):
         pool.submit(name)
-    waits = pool.scheduler.requests["waits"]
-    waits.reserves = pool.scheduler.fleet.by_id["a#1"].index
-    pool.scheduler.matchmaker.reserved[waits.reserves] = waits
+    waits = pool.scheduler.state.requests["waits"]
+    waits.reserves = pool.scheduler.state.fleet.by_id["a#1"].index
+    pool.scheduler.state.matchmaker.reserved[waits.reserves] = waits
     pool.handle(WorkerDraining("a#1"))
     assert waits.reserves == -1
-    assert pool.scheduler.matchmaker.reserved == {}
+    assert pool.scheduler.state.matchmaker.reserved == {}
 
 
 # Prefill, and class batch.
@@ -242,7 +243,7 @@ def test_prompts_wait_while_a_worker_has_enough_to_compute() -> None:
     pool.up()
     for number in range(MAX_PREFILLS):
         assert starts(pool.submit(f"r{number}", 1000, 20))
-    worker = pool.scheduler.fleet.by_id["a#1"]
+    worker = pool.scheduler.state.fleet.by_id["a#1"]
     assert prompts_are_held_back(worker)
     assert pool.submit("next", 1000, 20) == []
     assert starts(pool.report(first_tokens=(("r0", 1),))) == {"next": "a#1"}
@@ -270,7 +271,7 @@ def busy_then_quiet() -> Pool:
 def test_class_batch_leaves_room_for_those_who_were_there_a_moment_ago() -> None:
     pool = busy_then_quiet()
     assert pool.submit("batch", 10, 20, priority=Priority.BATCH) == []
-    waits_s = pool.scheduler.requests["batch"].estimated_wait_s
+    waits_s = pool.scheduler.state.requests["batch"].estimated_wait_s
     assert 0.0 < waits_s <= 2 * PEAK_HALF_LIFE_S
     assert starts(pool.submit("again", 10, 20, priority=Priority.INTERACTIVE))
 

@@ -1,5 +1,6 @@
 """Random fronts, workers, clocks and accidents round one scheduler. After every event its invariants hold, and workers
-with real page tables take everything that it starts; in the end every request had one outcome and nothing is left."""
+with real page tables take everything that it starts; no request ends without its front having asked for it or being
+told; in the end every request had one outcome and nothing is left."""
 
 from __future__ import annotations
 
@@ -15,20 +16,22 @@ from actors.messages import (
     Admission,
     AttemptFinished,
     AttemptStarted,
-    Refusal,
+    Grant,
     RefusalReason,
+    Revocation,
     StepReport,
     StepSample,
     WorkerLimits,
 )
 from actors.results import Priority
 from actors.scheduling import matching
-from actors.scheduling.actions import Probe, Refuse, Resync, Start, StopWorker
+from actors.scheduling.actions import Action, Probe, Refuse, Resync, Revoke, Start, StopWorker
 from actors.scheduling.config import SchedulerConfig
 from actors.scheduling.core import Scheduler
 from actors.scheduling.events import (
     Cancelled,
     Event,
+    FrontGone,
     Reported,
     Submitted,
     TenantsWeighed,
@@ -37,30 +40,31 @@ from actors.scheduling.events import (
     WorkerDraining,
     WorkerExpected,
     WorkerLost,
-    WorkerSuspected,
     WorkerUp,
 )
 from actors.scheduling.policies import POLICIES
+from actors.scheduling.recording import encode_event, encode_header, replay
 from actors.scheduling.records import RequestState
 from tests.scheduling.pool import LIMITS, admission
 from tests.scheduling.real_worker import Key, RealWorker
 
 SLOTS = ("a", "b", "c")
-LEASE_S = 3000.0
-"""Longer than any test goes on, so that only the starts of fronts that are gone run out."""
-CONFIG = SchedulerConfig(
-    max_queued_requests=12, max_wait_s=120.0, max_batch_wait_s=240.0, start_lease_s=LEASE_S, seed=3
-)
+FRONTS = ("f", "g")
+LEASES_S = (25.0, 3000.0)
+"""One that runs out although the attempt runs, if its reports are lost; one only where nobody acts on a start."""
+STALLS_S = (1.0, 20.0, 3000.0)
+CONFIG = SchedulerConfig(max_queued_requests=12, max_wait_s=120.0, max_batch_wait_s=240.0, seed=3)
 PAGES, BATCHES = (4, 12, 16), (1, 3, 8)
 HOW = st.sampled_from(["heard", "heard", "heard", "lost", "twice"])
 CHAINS = st.text("pq", max_size=4)
 NONSENSE = (
     WorkerDown("x#1", "who?"),
-    WorkerSuspected("x#1"),
     WorkerDraining("x#1"),
     WorkerLost("x", "who?"),
     WorkerUp("a#0", "a", replace(LIMITS, total_pages=-1)),
-    Cancelled("nobody"),
+    Cancelled("nobody", 1, "f"),
+    FrontGone(""),
+    FrontGone("stranger"),
     TenantsWeighed({"x": -1.0}),
 )
 AT_ONCE = (RefusalReason.INVALID, RefusalReason.DUPLICATE)
@@ -71,10 +75,11 @@ class Front:
     """A request as its front knows it."""
 
     admission: Admission
+    front_id: str
     ghost: bool
-    """The front is gone: it never acts on a grant."""
+    """It is given up without a word: nobody ever acts on its grant."""
     state: str = "waiting"
-    """waiting, placed, orphaned (its worker died), or an outcome."""
+    """waiting, placed, orphaned (its worker died, or its place was taken back), or an outcome."""
     worker: RealWorker | None = None
 
     @property
@@ -87,15 +92,21 @@ class RandomEvents(RuleBasedStateMachine):
         policy=st.sampled_from(sorted(POLICIES)),
         many=st.sampled_from([2, 64]),
         max_skips=st.sampled_from([1, 3]),
+        lease_s=st.sampled_from(LEASES_S),
+        stall_s=st.sampled_from(STALLS_S),
         workers=st.lists(st.tuples(st.sampled_from(PAGES), st.sampled_from(BATCHES)), min_size=1, max_size=3),
     )
-    def begin(self, policy: str, many: int, max_skips: int, workers: list[tuple[int, int]]) -> None:
+    def begin(
+        self, policy: str, many: int, max_skips: int, lease_s: float, stall_s: float, workers: list[tuple[int, int]]
+    ) -> None:
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(matching, "MANY_WORKERS", many)
         self.patch.setattr(matching, "MAX_SKIPS", max_skips)
-        self.config = replace(CONFIG, policy=policy)
-        self.scheduler = Scheduler(self.config)
+        self.config = replace(CONFIG, policy=policy, start_lease_s=lease_s, stall_timeout_s=stall_s)
+        self._new_scheduler()
         self.now_s = 0.0
+        self.asking: Front | None = None
+        self.superseded: tuple[str, str, int] | None = None
         self.fronts: dict[str, Front] = {}
         self.workers: dict[str, RealWorker] = {}
         self.lives = 0
@@ -108,25 +119,37 @@ class RandomEvents(RuleBasedStateMachine):
         for slot, (total_pages, max_batch_size) in zip(SLOTS, workers, strict=False):
             self._come_up(slot, replace(LIMITS, total_pages=total_pages, max_batch_size=max_batch_size))
 
+    def _new_scheduler(self) -> None:
+        """With a record of everything that it is told, which is replayed in the end."""
+        self.recorded = [encode_header(self.config)]
+        self.said: list[list[Action]] = []
+        self.scheduler = Scheduler(self.config, lambda now_s, event: self.recorded.append(encode_event(now_s, event)))
+
     # What the scheduler says.
 
-    def handle(self, event: Event, now_s: float | None = None) -> list[Refusal]:
+    def handle(self, event: Event, now_s: float | None = None) -> list[Refuse]:
         """Returns what it refuses at once, which is about a submission, not about a request."""
         at_once = []
-        for action in self.scheduler.handle(event, self.now_s if now_s is None else now_s):
+        actions = self.scheduler.handle(event, self.now_s if now_s is None else now_s)
+        self.said.append(actions)
+        for action in actions:
             match action:
                 case Start():
                     self._start(action)
                 case Refuse(refusal) if refusal.reason in AT_ONCE:
-                    at_once.append(refusal)
-                case Refuse(refusal):
+                    at_once.append(action)
+                case Refuse(refusal, front_id):
                     front = self.fronts[refusal.request_id]
                     assert front.state == "waiting", "refused, although it does not wait"
+                    assert front.front_id == front_id
                     front.state = "refused"
+                case Revoke(revocation, front_id):
+                    self._revoke(revocation, front_id)
                 case Resync(worker_id):
                     self.resyncs.add(worker_id)
                 case Probe(worker_id):
-                    assert worker_id in self.barred
+                    assert worker_id in {worker.worker_id for worker in self.workers.values()}
+                    self.barred.add(worker_id)
                 case StopWorker(worker_id):
                     assert worker_id in self.draining
                     assert worker_id not in self.stopped, "stopped twice"
@@ -136,13 +159,29 @@ class RandomEvents(RuleBasedStateMachine):
 
     def _start(self, action: Start) -> None:
         front = self.fronts[action.grant.request_id]
-        assert front.state == "waiting", "started, although it does not wait"
         assert front.key == (action.grant.request_id, action.grant.attempt)
+        assert front.front_id == action.front_id
+        if front.state == "placed":
+            assert front is self.asking, "started twice, although nobody asked again"
+            assert front.worker is not None
+            assert action.grant.worker_id == front.worker.worker_id, "placed twice"
+            return
+        assert front.state == "waiting", "started, although it does not wait"
         worker = next(w for w in self.workers.values() if w.worker_id == action.grant.worker_id)
         assert worker.worker_id not in self.barred, "started on a worker that nothing may be placed on"
         front.state, front.worker = "placed", worker
         if not front.ghost:
             worker.submit(front.admission)
+
+    def _revoke(self, revocation: Revocation, front_id: str) -> None:
+        front = self.fronts[revocation.request_id]
+        if front.admission.attempt != revocation.attempt or front.front_id != front_id:
+            assert (front_id, revocation.request_id, revocation.attempt) == self.superseded, "who is this for?"
+            return
+        assert front.state in ("placed", "finished"), "taken back, although its front did not have it"
+        if front.state == "placed":  # else its front has had its end, and what it is told means nothing
+            self._drop(front)
+            front.state = "orphaned"
 
     def _of(self, *states: str) -> list[Front]:
         return [front for front in self.fronts.values() if front.state in states]
@@ -157,9 +196,17 @@ class RandomEvents(RuleBasedStateMachine):
         timeout_s=st.sampled_from([None, None, 0.01, 20.0]),
         excluded=st.sampled_from([(), (), ("a#1", "b#2")]),
         ghost=st.sampled_from([False, False, False, True]),
+        front_id=st.sampled_from(FRONTS),
     )
     def submit(
-        self, several: list[tuple[str, int]], tail: int, *, ghost: bool, excluded: tuple[str, ...], **fields: Any
+        self,
+        several: list[tuple[str, int]],
+        tail: int,
+        *,
+        ghost: bool,
+        front_id: str,
+        excluded: tuple[str, ...],
+        **fields: Any,
     ) -> None:
         for chain, new_tokens in several:
             name = f"r{len(self.fronts)}"
@@ -171,8 +218,8 @@ class RandomEvents(RuleBasedStateMachine):
                 excluded_workers=frozenset(excluded),
                 **fields,
             )
-            self.fronts[name] = Front(asked, ghost)
-            assert self.handle(Submitted(asked)) == []
+            self.fronts[name] = Front(asked, front_id, ghost)
+            assert self.handle(Submitted(asked, front_id)) == []
 
     @rule(
         fields=st.sampled_from(
@@ -187,35 +234,66 @@ class RandomEvents(RuleBasedStateMachine):
         )
     )
     def submit_nonsense(self, fields: dict[str, Any]) -> None:
-        (refusal,) = self.handle(Submitted(admission("nonsense", **fields)))
-        assert refusal.reason is RefusalReason.INVALID
+        (action,) = self.handle(Submitted(admission("nonsense", **fields), "f"))
+        assert action.refusal.reason is RefusalReason.INVALID
 
     @precondition(lambda self: self._of("waiting", "placed"))
-    @rule(data=st.data(), how=st.sampled_from(["unchanged", "changed", "older"]))
+    @rule(data=st.data(), how=st.sampled_from(["unchanged", "changed", "older", "another front"]))
     def submit_again(self, data: st.DataObject, how: str) -> None:
-        asked = data.draw(st.sampled_from(self._of("waiting", "placed"))).admission
-        known = asked.request_id in self.scheduler.requests
-        if how == "changed" and known:
-            (refusal,) = self.handle(Submitted(replace(asked, max_new_tokens=asked.max_new_tokens + 1)))
-            assert refusal.reason is RefusalReason.DUPLICATE
-        elif how == "older" and asked.attempt > 1 and known:
-            assert self.handle(Submitted(replace(asked, attempt=asked.attempt - 1))) == []
-        elif known:
-            assert self.handle(Submitted(asked)) == []
+        front = self.asking = data.draw(st.sampled_from(self._of("waiting", "placed")))
+        asked, front_id = front.admission, front.front_id
+        known = self.scheduler.state.requests.get(asked.request_id)
+        if known is None:  # placed, but its end has been reported, or its scheduler has forgotten it
+            return
+        owned = known.front_id == front_id
+        if how == "another front" and owned:
+            asked, front_id = replace(asked, attempt=data.draw(st.integers(1, asked.attempt))), "stranger"
+        elif how == "changed" and owned:
+            asked = replace(asked, max_new_tokens=asked.max_new_tokens + 1)
+        elif how == "older" and asked.attempt > 1 and owned:
+            asked = replace(asked, attempt=asked.attempt - 1)
+        told = self.handle(Submitted(asked, front_id))
+        refused = [(action.front_id, action.refusal.reason) for action in told]
+        wrong = asked.attempt == front.admission.attempt and asked != front.admission
+        stranger = front_id != front.front_id
+        assert refused == ([(front_id, RefusalReason.DUPLICATE)] if wrong or stranger else [])
+        if not (wrong or stranger) and asked is front.admission and front.state == "placed":
+            assert known.front_id == front_id
+            assert Start(Grant(*front.key, front.worker.worker_id), front_id) in self.said[-1]  # type: ignore[union-attr]
+        self.asking = None
 
     @precondition(lambda self: self._of("orphaned", "placed"))
     @rule(data=st.data(), exclude=st.booleans())
     def retry(self, data: st.DataObject, exclude: bool) -> None:
         """A front gives an attempt up, or lost it, and asks for the next one."""
         front = data.draw(st.sampled_from(self._of("orphaned", "placed")))
-        self._drop(front)
         excluded = {front.worker.worker_id} if exclude and front.worker is not None else set()
+        self._next_attempt(front, frozenset(excluded))
+        assert self.handle(Submitted(front.admission, front.front_id)) == []
+
+    def _next_attempt(self, front: Front, excluded: frozenset[str] = frozenset()) -> None:
+        self._drop(front)
         asked = front.admission
-        front.admission = replace(
-            asked, attempt=asked.attempt + 1, excluded_workers=asked.excluded_workers | frozenset(excluded)
-        )
+        front.admission = replace(asked, attempt=asked.attempt + 1, excluded_workers=asked.excluded_workers | excluded)
         front.state, front.worker = "waiting", None
-        assert self.handle(Submitted(front.admission)) == []
+
+    @precondition(lambda self: self._of("waiting", "placed"))
+    @rule(data=st.data())
+    def take_over(self, data: st.DataObject) -> None:
+        """A later attempt comes from another front than the earlier one, which is told, if anybody knows of it."""
+        front = data.draw(st.sampled_from(self._of("waiting", "placed")))
+        known = self.scheduler.state.requests.get(front.admission.request_id)
+        before = self.superseded = (front.front_id, *front.key)
+        self._next_attempt(front)
+        front.front_id = "g" if front.front_id == "f" else "f"
+        assert self.handle(Submitted(front.admission, front.front_id)) == []
+        told = [
+            (action.front_id, action.revocation.request_id, action.revocation.attempt)
+            for action in self.said[-1]
+            if isinstance(action, Revoke)
+        ]
+        assert (before in told) == (known is not None and known.front_id != "")
+        self.superseded = None
 
     @precondition(lambda self: self._of("waiting", "placed"))
     @rule(data=st.data())
@@ -223,7 +301,30 @@ class RandomEvents(RuleBasedStateMachine):
         front = data.draw(st.sampled_from(self._of("waiting", "placed")))
         self._drop(front)
         front.state = "cancelled"
-        self.handle(Cancelled(front.admission.request_id))
+        self.handle(Cancelled(*front.key, front.front_id))
+        assert front.admission.request_id not in self.scheduler.state.requests
+
+    @precondition(lambda self: self._of("waiting", "placed"))
+    @rule(data=st.data(), by_another=st.booleans())
+    def cancel_wrongly(self, data: st.DataObject, by_another: bool) -> None:
+        """An earlier attempt, or another front's request: nothing may come of it."""
+        front = data.draw(st.sampled_from(self._of("waiting", "placed")))
+        known = self.scheduler.state.requests.get(front.admission.request_id)
+        if by_another and known is not None and known.front_id:
+            self.handle(Cancelled(*front.key, "stranger"))
+        else:
+            self.handle(Cancelled(front.key[0], front.key[1] - 1, front.front_id))
+        assert self.scheduler.state.requests.get(front.admission.request_id) is known
+
+    @rule(front_id=st.sampled_from(FRONTS))
+    def front_goes(self, front_id: str) -> None:
+        """Workers hear of it too, and drop what they did for it."""
+        for front in self._of("waiting", "placed", "orphaned"):
+            if front.front_id == front_id:
+                self._drop(front)
+                front.state = "cancelled"
+        self.handle(FrontGone(front_id))
+        assert all(request.front_id != front_id for request in self.scheduler.state.requests.values())
 
     def _drop(self, front: Front) -> None:
         """A front tells the worker to stop."""
@@ -244,32 +345,39 @@ class RandomEvents(RuleBasedStateMachine):
 
     def _come_up(self, slot: str, limits: WorkerLimits) -> None:
         self.lives += 1
-        self._die(slot)
+        dead = self.workers.get(slot)
         worker = self.workers[slot] = RealWorker(slot, self.lives, limits)
-        self.handle(worker.up())
+        self._bury(dead, worker.up())
 
-    def _die(self, slot: str) -> None:
-        worker = self.workers.pop(slot, None)
-        for front in self._of("placed"):
-            if front.worker is worker and worker is not None:
-                front.state = "orphaned" if front.key in worker.jobs else "ended"
+    def _bury(self, worker: RealWorker | None, *events: Event) -> None:
+        """A worker is dead, and the scheduler is told: it tells the fronts of all that was placed there. Those of which
+        it does not know who asked hear it from their own links."""
+        placed = [front for front in self._of("placed") if worker is not None and front.worker is worker]
+        requests = self.scheduler.state.requests
+        owned = [
+            front for front in placed if (r := requests.get(front.admission.request_id)) is not None and r.front_id
+        ]
+        for event in events:
+            self.handle(event)
+        assert all(front.state == "orphaned" for front in owned), "a front was not told of the end of its attempt"
+        for front in placed:
+            front.state = "orphaned"
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data(), restarted=st.sampled_from([True, True, False]))
     def die(self, data: st.DataObject, restarted: bool) -> None:
         worker = data.draw(st.sampled_from(list(self.workers.values())))
-        self._die(worker.slot)
-        self.handle(WorkerDown(worker.worker_id, "it burned"))
-        self.handle(WorkerExpected(worker.slot) if restarted else WorkerLost(worker.slot, "for good"))
+        del self.workers[worker.slot]
+        after = WorkerExpected(worker.slot) if restarted else WorkerLost(worker.slot, "for good")
+        self._bury(worker, WorkerDown(worker.worker_id, "it burned"), after)
 
     @precondition(lambda self: self.workers)
-    @rule(data=st.data(), event=st.sampled_from([WorkerSuspected, WorkerDraining]))
-    def bar(self, data: st.DataObject, event: type[WorkerSuspected] | type[WorkerDraining]) -> None:
+    @rule(data=st.data())
+    def drain(self, data: st.DataObject) -> None:
         worker_id = data.draw(st.sampled_from(list(self.workers.values()))).worker_id
         self.barred.add(worker_id)
-        if event is WorkerDraining:
-            self.draining.add(worker_id)
-        self.handle(event(worker_id))
+        self.draining.add(worker_id)
+        self.handle(WorkerDraining(worker_id))
 
     @rule(event=st.sampled_from(NONSENSE))
     def speak_nonsense(self, event: Event) -> None:
@@ -278,8 +386,7 @@ class RandomEvents(RuleBasedStateMachine):
     @precondition(lambda self: len(self.workers) > 1)
     @rule(slot=st.sampled_from(SLOTS))
     def lose(self, slot: str) -> None:
-        self._die(slot)
-        self.handle(WorkerLost(slot, "for good"))
+        self._bury(self.workers.pop(slot, None), WorkerLost(slot, "for good"))
 
     @rule(slot=st.sampled_from(SLOTS))
     def expect(self, slot: str) -> None:
@@ -377,7 +484,7 @@ class RandomEvents(RuleBasedStateMachine):
     @rule(data=st.data())
     def restart_the_scheduler(self, data: st.DataObject) -> None:
         """It comes back empty; workers and fronts tell it what is true, in any order."""
-        self.scheduler = Scheduler(self.config)
+        self._new_scheduler()
         self.resyncs.clear()
         self.stopped.clear()
         self.barred -= {worker.worker_id for worker in self.workers.values()}
@@ -388,7 +495,7 @@ class RandomEvents(RuleBasedStateMachine):
         for worker in self.workers.values():
             self.handle(WorkerExpected(worker.slot))
         told: list[Event] = [worker.up() for worker in self.workers.values()]
-        told += [Submitted(front.admission) for front in self._of("waiting")]
+        told += [Submitted(front.admission, front.front_id) for front in self._of("waiting")]
         for event in data.draw(st.permutations(told)):
             self.handle(event)
 
@@ -396,22 +503,33 @@ class RandomEvents(RuleBasedStateMachine):
 
     @invariant()
     def who_waits_is_queued_and_what_runs_is_booked(self) -> None:
-        requests = self.scheduler.requests
+        requests = self.scheduler.state.requests
         for front in self._of("waiting"):
             assert requests[front.admission.request_id].state is RequestState.QUEUED
             assert requests[front.admission.request_id].admission == front.admission
+            assert requests[front.admission.request_id].front_id == front.front_id
         for worker in self.workers.values():
             for name, attempt in worker.jobs:
                 booked = requests[name]
                 assert booked.admission.attempt == attempt
+                assert booked.front_id in ("", self.fronts[name].front_id)
                 assert booked.worker is not None
                 assert booked.worker.worker_id == worker.worker_id
-        assert len(self.scheduler.queue) == len(self._of("waiting"))
+        assert len(self.scheduler.state.queue) == len(self._of("waiting"))
+
+    @invariant()
+    def nobody_waits_for_what_has_ended(self) -> None:
+        """Whoever believes to have a place has one by the books, or its worker ran it and will say its end."""
+        requests = self.scheduler.state.requests
+        for front in self._of("placed"):
+            known = requests.get(front.admission.request_id)
+            assert known is not None, "a request ended, and its front was not told"
+            assert known.admission.attempt == front.admission.attempt
 
     @invariant()
     def the_books_are_never_below_the_truth(self) -> None:
         for worker in self.workers.values():
-            assert self.scheduler.fleet.by_id[worker.worker_id].ledger.free_pages <= worker.table.free_pages
+            assert self.scheduler.state.fleet.by_id[worker.worker_id].ledger.free_pages <= worker.table.free_pages
 
     def teardown(self) -> None:
         if not hasattr(self, "scheduler"):
@@ -424,24 +542,31 @@ class RandomEvents(RuleBasedStateMachine):
                 self.resyncs.add(worker.worker_id)
                 self._report(worker)
             self.tick(61.0 if self._of("waiting") else 0.1)
-        self.tick(LEASE_S)
+        self.tick(self.config.start_lease_s)  # finds what is late, or asks for the truth first
+        for worker in self.workers.values():
+            self._report(worker)
+        self.tick(0.1)
         self.who_waits_is_queued_and_what_runs_is_booked()
         self._nothing_is_left()
+        self._replayed()
         self.patch.undo()
 
     def _nothing_is_left(self) -> None:
-        assert self.scheduler.requests == {}
-        assert self.scheduler.matchmaker.reserved == {}
-        assert len(self.scheduler.fleet.referenced) == 0
+        assert self.scheduler.state.requests == {}
+        assert self.scheduler.state.matchmaker.reserved == {}
+        assert len(self.scheduler.state.fleet.referenced) == 0
         for worker in self.workers.values():
-            books = self.scheduler.fleet.by_id[worker.worker_id].ledger
+            books = self.scheduler.state.fleet.by_id[worker.worker_id].ledger
             assert books.free_pages == worker.table.free_pages == worker.limits.total_pages
             assert books.resident == worker.table.resident()
         known = {page for worker in self.workers.values() for page in worker.table.resident()}
-        assert len(self.scheduler.fleet.known) == len(known)
-        ghosts = [front for front in self._of("placed") if front.ghost]
+        assert len(self.scheduler.state.fleet.known) == len(known)
         outcomes = self._of("finished", "refused", "cancelled", "ended", "orphaned")
-        assert len(ghosts) + len(outcomes) == len(self.fronts), "a request had no outcome"
+        assert len(outcomes) == len(self.fronts), "a request had no outcome"
+
+    def _replayed(self) -> None:
+        """What was recorded gives the same actions again."""
+        assert [actions for _, _, actions in replay(self.recorded)] == self.said
 
 
 RandomEvents.TestCase.settings = settings(

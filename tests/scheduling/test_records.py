@@ -43,7 +43,7 @@ def test_reserved_tokens_are_booked() -> None:
     worker = worker_of(reserve_tokens=10)
     worker.book(request("r", 200, 50), 0.0, 0)
     assert worker.ledger.used_pages == 2
-    assert worker.free_slots == 3
+    assert len(worker.attempts) == 1
 
 
 def test_a_slot_and_pages_are_both_needed() -> None:
@@ -64,7 +64,7 @@ def test_shared_pages_need_no_room() -> None:
 
 def test_everything_that_was_booked_is_given_back() -> None:
     worker = worker_of()
-    before = (worker.outstanding_tokens, worker.pending_prefill_tokens, worker.foreground_pages, worker.free_slots)
+    before = (worker.outstanding_tokens, worker.pending_prefill_tokens, worker.foreground_pages, len(worker.attempts))
     requests = [
         request("r", 600, 100, page_hashes=pages("p", "q")),
         request("s", 600, 100, page_hashes=pages("p", "q"), priority=Priority.BATCH),
@@ -76,7 +76,7 @@ def test_everything_that_was_booked_is_given_back() -> None:
         worker.release(one)
         assert one.worker is None
         assert one.booking is None
-    after = (worker.outstanding_tokens, worker.pending_prefill_tokens, worker.foreground_pages, worker.free_slots)
+    after = (worker.outstanding_tokens, worker.pending_prefill_tokens, worker.foreground_pages, len(worker.attempts))
     assert before == after
     assert worker.background_prefills == worker.ledger.used_pages == 0
 

@@ -47,7 +47,7 @@ def test_nonsense_is_refused_and_changes_nothing(fields: dict[str, Any]) -> None
     refusal = refusals(pool.submit("r", **fields))["r"]
     assert refusal.reason is RefusalReason.INVALID
     assert refusal.retry_after_s is None
-    assert pool.scheduler.requests == {}
+    assert pool.scheduler.state.requests == {}
     assert pool.up() == []
     assert pool.free_pages == {"a#1": 16}
 
@@ -191,11 +191,11 @@ def test_requests_that_together_need_more_than_a_worker_are_not_refused() -> Non
     pool = Pool()
     pool.up()
     assert [starts(pool.submit(f"r{number}", 1500, 900)) for number in range(8)] == [{"r0": "a#1"}, *[{}] * 7]
-    assert len(pool.scheduler.queue) == 7
+    assert len(pool.scheduler.state.queue) == 7
 
 
 def test_who_waits_longer_than_the_bound_is_refused_once() -> None:
-    pool = full_pool(max_wait_s=30.0)
+    pool = full_pool(max_wait_s=30.0, stall_timeout_s=1000.0)
     pool.submit("r")
     assert pool.tick(29.9) == []
     refusal = refusals(pool.tick(0.2))["r"]
@@ -241,7 +241,7 @@ def test_estimates_are_compared_with_what_happened() -> None:
     pool = full_pool()
     pool.submit("second")
     assert pool.scheduler.statistics(0.0).est_wait_error.count == 0
-    estimated_s = pool.scheduler.requests["second"].estimated_wait_s
+    estimated_s = pool.scheduler.state.requests["second"].estimated_wait_s
     assert 0.0 < estimated_s < 10.0
     pool.finish("first", after_s=7.0)
     error = pool.scheduler.statistics(7.0).est_wait_error
@@ -261,7 +261,7 @@ def test_estimates_learn_from_what_happened() -> None:
             running = f"r{number}"
             pool.run(running)
         pool.submit("last", 300, 200)
-        return abs(pool.scheduler.requests["last"].estimated_wait_s - 5.0)
+        return abs(pool.scheduler.state.requests["last"].estimated_wait_s - 5.0)
 
     assert error_s(100) < error_s(0) / 2
 
@@ -278,7 +278,7 @@ def test_the_wait_of_a_batch_request_teaches_something_unless_it_was_overtaken()
         else:
             pool.finish("first", after_s=1.0)
         pool.tick(100.0)
-        assert pool.scheduler.requests["batch"].state is RequestState.GRANTED
+        assert pool.scheduler.state.requests["batch"].state is RequestState.GRANTED
         return pool.scheduler.statistics(200.0).est_wait_error.count
 
     assert count(overtaken=False) == 1

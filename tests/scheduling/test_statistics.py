@@ -88,7 +88,7 @@ def test_cancelled_requests_are_charged_for_what_they_had() -> None:
 
 
 def test_starts_that_nobody_acted_on_cost_no_output() -> None:
-    pool = Pool(start_lease_s=60.0)
+    pool = Pool(start_lease_s=60.0, stall_timeout_s=1000.0)
     pool.up()
     pool.submit("r", 300, 200)
     pool.tick(60.0)

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from actors.scheduling.core import Scheduler
 from actors.scheduling.fleet import Column
 from actors.scheduling.records import RequestState
+from actors.scheduling.state import SchedulerState
+from actors.scheduling.validation import validate
 from tests.scheduling.pool import Pool, pages, request
 
 
-def scheduler() -> Scheduler:
+def sound_state() -> SchedulerState:
     """Request "r" runs with a shared page, "s" is granted, "t" waits."""
     pool = Pool(max_queued_requests=1)
     pool.up("a", max_batch_size=2, resident=pages("p"))
@@ -21,145 +22,145 @@ def scheduler() -> Scheduler:
     pool.run("r")
     pool.submit("s", 10, 20)
     pool.submit("t", 10, 20)
-    return pool.scheduler
+    return pool.scheduler.state
 
 
-def forget(s: Scheduler) -> None:
+def forget(s: SchedulerState) -> None:
     del s.requests["r"]
 
 
-def forget_waiting(s: Scheduler) -> None:
+def forget_waiting(s: SchedulerState) -> None:
     del s.requests["t"]
 
 
-def rename(s: Scheduler) -> None:
+def rename(s: SchedulerState) -> None:
     s.requests["r"].request_id = "x"
 
 
-def run_without_worker(s: Scheduler) -> None:
+def run_without_worker(s: SchedulerState) -> None:
     s.requests["t"].state = RequestState.RUNNING
 
 
-def wait_and_run(s: Scheduler) -> None:
+def wait_and_run(s: SchedulerState) -> None:
     s.requests["r"].state = RequestState.QUEUED
 
 
-def lose_worker(s: Scheduler) -> None:
+def lose_worker(s: SchedulerState) -> None:
     s.requests["r"].worker = None
 
 
-def lose_booking(s: Scheduler) -> None:
+def lose_booking(s: SchedulerState) -> None:
     s.requests["r"].booking = None
 
 
-def leave_queue(s: Scheduler) -> None:
+def leave_queue(s: SchedulerState) -> None:
     s.queue.remove(s.requests["t"])
 
 
-def lose_tenant_entry(s: Scheduler) -> None:
+def lose_tenant_entry(s: SchedulerState) -> None:
     queue = s.queue._classes[s.requests["t"].admission.priority]
     queue.requests = 0
 
 
-def lose_work(s: Scheduler) -> None:
+def lose_work(s: SchedulerState) -> None:
     s.queue._classes[s.requests["t"].admission.priority].work = 0.0
 
 
-def lose_weight(s: Scheduler) -> None:
+def lose_weight(s: SchedulerState) -> None:
     s.queue._classes[s.requests["t"].admission.priority].waiting_weight = 0.0
 
 
-def lose_page(s: Scheduler) -> None:
+def lose_page(s: SchedulerState) -> None:
     next(iter(s.fleet)).ledger.used_pages -= 1
 
 
-def lose_reference(s: Scheduler) -> None:
+def lose_reference(s: SchedulerState) -> None:
     next(iter(s.fleet)).ledger._references[b"p"] += 1
 
 
-def lose_index_entry(s: Scheduler) -> None:
+def lose_index_entry(s: SchedulerState) -> None:
     s.fleet.referenced.discard(b"p", 1)
 
 
-def lose_known_page(s: Scheduler) -> None:
+def lose_known_page(s: SchedulerState) -> None:
     s.fleet.known.discard(b"p", 1)
 
 
-def shrink_pages(s: Scheduler) -> None:
+def shrink_pages(s: SchedulerState) -> None:
     worker = next(iter(s.fleet))
     worker.limits = replace(worker.limits, total_pages=2)
     worker.ledger.total_pages = 2
 
 
-def shrink_slots(s: Scheduler) -> None:
+def shrink_slots(s: SchedulerState) -> None:
     worker = next(iter(s.fleet))
     worker.limits = replace(worker.limits, max_batch_size=1)
 
 
-def miscount_prefill(s: Scheduler) -> None:
+def miscount_prefill(s: SchedulerState) -> None:
     next(iter(s.fleet)).pending_prefill_tokens += 1
 
 
-def miscount_tokens(s: Scheduler) -> None:
+def miscount_tokens(s: SchedulerState) -> None:
     next(iter(s.fleet)).outstanding_tokens += 1
 
 
-def miscount_slots(s: Scheduler) -> None:
+def miscount_slots(s: SchedulerState) -> None:
     next(iter(s.fleet)).foreground_slots += 1
 
 
-def miscount_pages(s: Scheduler) -> None:
+def miscount_pages(s: SchedulerState) -> None:
     next(iter(s.fleet)).foreground_pages += 1
 
 
-def miscount_background(s: Scheduler) -> None:
+def miscount_background(s: SchedulerState) -> None:
     next(iter(s.fleet)).background_prefills += 1
 
 
-def old_pages(s: Scheduler) -> None:
+def old_pages(s: SchedulerState) -> None:
     s.fleet.state[Column.FREE_PAGES, 0] += 1
 
 
-def old_batch(s: Scheduler) -> None:
+def old_batch(s: SchedulerState) -> None:
     s.fleet.state[Column.BATCH, 0] += 1
 
 
-def keep_for_nobody(s: Scheduler) -> None:
+def keep_for_nobody(s: SchedulerState) -> None:
     s.matchmaker.reserved[0] = request("x")
 
 
-def keep_unknowingly(s: Scheduler) -> None:
+def keep_unknowingly(s: SchedulerState) -> None:
     s.matchmaker.reserved[0] = s.requests["t"]
 
 
-def keep_what_is_gone(s: Scheduler) -> None:
+def keep_what_is_gone(s: SchedulerState) -> None:
     s.fleet.by_index.append(None)
     s.matchmaker.reserved[1] = s.requests["t"]
     s.requests["t"].reserves = 1
 
 
-def wait_for_ever(s: Scheduler) -> None:
+def wait_for_ever(s: SchedulerState) -> None:
     s.requests["t"].estimated_wait_s = float("inf")
 
 
-def overfill(s: Scheduler) -> None:
+def overfill(s: SchedulerState) -> None:
     one = request("u")
     s.requests["u"] = one
     s.queue.push(one)
 
 
-def run_twice(s: Scheduler) -> None:
+def run_twice(s: SchedulerState) -> None:
     worker = next(iter(s.fleet))
     other = s.fleet.add("b#1", "b", worker.limits, 0)
     other.attempts["r"] = s.requests["r"]
 
 
-def run_a_stranger(s: Scheduler) -> None:
+def run_a_stranger(s: SchedulerState) -> None:
     worker = next(iter(s.fleet))
     worker.attempts["r"] = request("r")
 
 
-FAULTS: tuple[Callable[[Scheduler], None], ...] = (
+FAULTS: tuple[Callable[[SchedulerState], None], ...] = (
     forget,
     forget_waiting,
     rename,
@@ -195,12 +196,12 @@ FAULTS: tuple[Callable[[Scheduler], None], ...] = (
 
 
 def test_a_sound_state_passes() -> None:
-    scheduler().validate()
+    validate(sound_state())
 
 
 @pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
-def test_a_fault_is_found(plant: Callable[[Scheduler], None]) -> None:
-    subject = scheduler()
+def test_a_fault_is_found(plant: Callable[[SchedulerState], None]) -> None:
+    subject = sound_state()
     plant(subject)
     with pytest.raises(AssertionError):
-        subject.validate()
+        validate(subject)

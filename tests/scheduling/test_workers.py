@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from actors.messages import RunningAttempt
+from actors.messages import Grant, Revocation, RunningAttempt
 from actors.results import Priority
-from actors.scheduling.actions import Probe, Resync, StopWorker
-from actors.scheduling.events import WorkerDown, WorkerDraining, WorkerExpected, WorkerLost, WorkerSuspected
+from actors.scheduling.actions import Revoke, Start, StopWorker
+from actors.scheduling.events import WorkerDown, WorkerDraining, WorkerExpected, WorkerLost
 from actors.scheduling.records import RequestState
-from tests.scheduling.pool import Pool, admission, pages, refusals, starts
+from tests.scheduling.pool import FRONT, Pool, admission, pages, refusals, revocations, starts
 
 
 def test_what_a_dead_worker_ran_can_be_submitted_again() -> None:
@@ -19,9 +19,11 @@ def test_what_a_dead_worker_ran_can_be_submitted_again() -> None:
     pool.up("a")
     pool.submit("r")
     pool.run("r")
-    assert pool.handle(WorkerDown("a#1", "it burned")) == []
+    assert pool.handle(WorkerDown("a#1", "it burned")) == [
+        Revoke(Revocation("r", 1, "worker a#1 is down: it burned"), FRONT)
+    ]
     assert "worker a#1 is down: it burned" in pool.story("r")
-    assert pool.scheduler.requests == {}
+    assert pool.scheduler.state.requests == {}
     pool.up("b")
     assert starts(pool.submit("r", attempt=2)) == {"r": "b#1"}
 
@@ -40,7 +42,7 @@ def test_a_worker_of_the_same_slot_replaces_the_old_one() -> None:
     pool = Pool()
     pool.up("a")
     pool.submit("r")
-    pool.up("a", life=2)
+    assert revocations(pool.up("a", life=2)).keys() == {"r"}
     assert list(pool.free_pages) == ["a#2"]
     assert "a#2 has taken its place" in pool.story("r")
     pool.report("a#1")
@@ -53,9 +55,10 @@ def test_a_worker_that_is_lost_takes_its_requests_with_it() -> None:
     pool.up("b", max_batch_size=1)
     assert len(starts(pool.submit("r")) | starts(pool.submit("s"))) == 2
     pool.submit("t")
-    assert pool.handle(WorkerLost("a", "it died too often")) == []
-    assert set(refusals(pool.handle(WorkerLost("b", "it died too often")))) == {"t"}
-    assert pool.scheduler.requests == {}
+    lost = [pool.handle(WorkerLost(slot, "it died too often")) for slot in "ab"]
+    assert [refusals(actions).keys() for actions in lost] == [set(), {"t"}]
+    assert {name for actions in lost for name in revocations(actions)} == {"r", "s"}
+    assert pool.scheduler.state.requests == {}
 
 
 @pytest.mark.parametrize(
@@ -79,88 +82,17 @@ def test_an_impossible_worker_is_ignored(limits: dict[str, Any], reason: str) ->
 def test_events_of_unknown_workers_are_ignored() -> None:
     pool = Pool()
     pool.up("a")
-    for event in (WorkerDown("x#1", ""), WorkerDraining("x#1"), WorkerSuspected("x#1"), WorkerLost("x", "")):
+    for event in (WorkerDown("x#1", ""), WorkerDraining("x#1"), WorkerLost("x", "")):
         assert pool.handle(event) == []
     pool.up("a")
     pool.handle(WorkerExpected("a"))
     assert pool.ignored == {
         "unknown worker went down": 1,
         "draining of an unknown or draining worker": 1,
-        "suspicion of an unknown worker": 1,
         "unknown slot was lost": 1,
         "worker that is up already came up": 1,
         "worker expected in a slot that has one": 1,
     }
-
-
-# Suspicion.
-
-
-def test_nothing_is_placed_on_a_suspect_until_it_reports() -> None:
-    pool = Pool()
-    pool.up("a")
-    assert pool.handle(WorkerSuspected("a#1")) == [Probe("a#1"), Resync("a#1")]
-    assert pool.worker().state == "suspect"
-    assert pool.submit("r") == []
-    assert starts(pool.report("a#1")) == {"r": "a#1"}
-    assert pool.worker().state == "up"
-
-
-def test_a_report_of_before_clears_no_suspicion() -> None:
-    pool = Pool()
-    pool.up("a")
-    pool.report("a#1")
-    pool.handle(WorkerSuspected("a#1"))
-    pool.submit("r")
-    pool.sequences["a#1"] = 0
-    assert pool.report("a#1") == []
-    assert pool.worker().state == "suspect"
-
-
-def test_what_a_suspect_runs_goes_on() -> None:
-    pool = Pool()
-    pool.up("a")
-    pool.submit("r")
-    pool.run("r")
-    pool.handle(WorkerSuspected("a#1"))
-    pool.tick(1000.0)
-    assert pool.scheduler.requests["r"].state is RequestState.RUNNING
-    pool.finish("r")
-    assert pool.free_pages == {"a#1": 16}
-
-
-def test_a_worker_whose_last_report_was_lost_is_found_out() -> None:
-    pool = Pool()
-    pool.up("a")
-    pool.submit("r")
-    pool.run("r")
-    # The report of its end is lost, and the worker has nothing more to say.
-    assert Resync("a#1") in pool.handle(WorkerSuspected("a#1"), 60.0)
-    pool.report("a#1", lost=1, full=True, running=())
-    assert pool.scheduler.requests == {}
-    assert pool.free_pages == {"a#1": 16}
-
-
-def test_a_start_that_is_never_confirmed_is_given_back() -> None:
-    pool = Pool(start_lease_s=60.0)
-    pool.up("a")
-    pool.submit("r")
-    pool.submit("s")
-    pool.run("s")
-    pool.tick(59.0)
-    assert set(pool.scheduler.requests) == {"r", "s"}
-    pool.tick(1.0)
-    assert set(pool.scheduler.requests) == {"s"}
-    assert "its start on a#1 was never confirmed" in pool.story("r")
-
-
-def test_a_suspect_cannot_confirm_so_its_starts_keep_their_lease() -> None:
-    pool = Pool(start_lease_s=60.0)
-    pool.up("a")
-    pool.submit("r")
-    pool.handle(WorkerSuspected("a#1"))
-    pool.tick(100.0)
-    assert set(pool.scheduler.requests) == {"r"}
 
 
 # Draining.
@@ -211,9 +143,19 @@ def test_a_report_does_not_end_draining() -> None:
     pool.up("a")
     pool.submit("r")
     pool.handle(WorkerDraining("a#1"))
-    assert pool.handle(WorkerSuspected("a#1")) == [Probe("a#1"), Resync("a#1")]
     pool.run("r")
     assert pool.worker().state == "draining"
+
+
+def test_a_draining_worker_that_goes_is_forgotten() -> None:
+    pool = Pool()
+    pool.up("a")
+    pool.up("b")
+    pool.submit("r", excluded_workers=frozenset({"b#1"}))
+    pool.handle(WorkerDraining("a#1"))
+    assert revocations(pool.handle(WorkerDown("a#1", "it burned"))).keys() == {"r"}
+    assert pool.scheduler.state.fleet.draining == []
+    assert pool.tick() == []
 
 
 # A scheduler that is new to running workers.
@@ -234,12 +176,22 @@ def test_what_a_worker_runs_already_is_entered_into_the_books() -> None:
     assert pool.free_pages == {"a#1": 16}
 
 
-def test_a_request_that_waits_and_turns_out_to_run_stops_waiting() -> None:
+def test_a_request_that_waits_and_turns_out_to_run_stops_waiting_and_its_front_is_told() -> None:
     pool = Pool()
     pool.handle(WorkerExpected("a"))
     pool.submit("r")
-    assert pool.up("a", running=(running("r"),)) == []
-    assert pool.scheduler.requests["r"].state is RequestState.RUNNING
+    assert pool.up("a", running=(running("r"),)) == [Start(Grant("r", 1, "a#1"), FRONT)]
+    assert pool.scheduler.state.requests["r"].state is RequestState.RUNNING
+
+
+def test_a_request_that_waits_while_a_later_attempt_of_it_runs_is_taken_back() -> None:
+    pool = Pool()
+    pool.handle(WorkerExpected("a"))
+    pool.submit("r")
+    actions = pool.up("a", running=(running("r", attempt=2),))
+    assert actions == [Revoke(Revocation("r", 1, "attempt 2 of it runs on a#1"), FRONT)]
+    assert pool.finish("r", attempt=2) == []
+    assert pool.scheduler.state.requests == {}
 
 
 @pytest.mark.parametrize(
@@ -275,4 +227,4 @@ def test_a_late_report_of_another_life_is_ignored() -> None:
     pool.up("a", life=2)
     pool.submit("r")
     pool.finish("r", "a#1")
-    assert pool.scheduler.requests["r"].state is RequestState.GRANTED
+    assert pool.scheduler.state.requests["r"].state is RequestState.GRANTED

@@ -1,7 +1,9 @@
 """Many prompts through a bounded window."""
 
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import fields
 from threading import Lock
 from typing import Any
 
@@ -158,3 +160,25 @@ def test_a_progress_callback_that_fails_cancels_what_is_under_way() -> None:
         with pytest.raises(RuntimeError, match="no terminal"):
             waiting.result(10)
     assert [future.cancelled() for future in held.futures] == [False, True, True]
+
+
+class Noted(GenerationResult):
+    """A result that can be referred to weakly."""
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_results_that_were_taken_are_not_kept(pool: Pool, ordered: bool) -> None:
+    alive: weakref.WeakSet[Noted] = weakref.WeakSet()
+    window, most = 4, 0
+
+    def make(prompt: Any) -> GenerationResult:
+        plain = result(prompt)
+        made = Noted(**{field.name: getattr(plain, field.name) for field in fields(plain)})
+        alive.add(made)
+        return made
+
+    prompts = (str(number) for number in range(500))
+    options: dict[str, Any] = {"window": window, "ordered": ordered, "return_errors": False, "progress": None}
+    for _ in map_prompts(lambda prompt: pool.executor.submit(make, prompt), prompts, **options):
+        most = max(most, len(alive))
+    assert most <= 2 * window + 8  # those under way, those that wait to be taken, and those that threads still hold

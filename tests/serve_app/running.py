@@ -18,7 +18,7 @@ from actors.dispatcher.statistics import PoolStatistics
 from actors.ray_session import NAMESPACE
 from serve_app import build_app
 from serve_app.config import serve_config
-from serve_app.pools import keeper_name
+from serve_app.serving.pool_lease import holder_name
 
 START_S = 120.0
 STEP_S = 0.01
@@ -57,11 +57,11 @@ class Running:
             assert time.monotonic() < deadline_s, "not ready in time"
             time.sleep(0.05)  # a poll, bounded by the deadline above
 
-    def keeper(self, model: str = MODEL) -> Any:
-        return ray.get_actor(keeper_name(self.name, model), namespace=NAMESPACE)
+    def holder(self, model: str = MODEL) -> Any:
+        return ray.get_actor(holder_name(self.name, model), namespace=NAMESPACE)
 
     def dispatcher(self, model: str = MODEL) -> Any:
-        return ray.get(self.keeper(model).kept.remote(), timeout=START_S).dispatcher
+        return ray.get(self.holder(model).pool.remote(), timeout=START_S).dispatcher
 
     def statistics(self, model: str = MODEL) -> PoolStatistics:
         snapshot: PoolStatistics = ray.get(self.dispatcher(model).statistics.remote(), timeout=START_S)

@@ -19,9 +19,9 @@ from actors.engines.simulated import expected_tokens
 from actors.errors import FatalEngineError, InvalidRequest, ModelError
 from actors.messages import LoadProgress, WorkerLimits
 from actors.results import FinishReason
+from actors.worker.commands import Cancel, Inspect, Stop, Submit
 from actors.worker.engine_process import EngineProcess, _needs_own_process
-from actors.worker.engine_thread import Cancel, Inspect, Stop, Submit
-from tests.worker.test_engine_thread import PROMPT, WAIT_S, request
+from tests.worker.harness import PROMPT, WAIT_S, request
 
 OWNER = """
 import sys, threading
@@ -29,7 +29,7 @@ from actors.config import EngineConfig
 from actors.worker.engine_process import EngineProcess
 ready = threading.Event()
 process = EngineProcess(EngineConfig(engine="simulated"), on_progress=print, on_loaded=lambda limits: ready.set(),
-                        on_step=print, on_end=print)
+                        on_news=print, on_end=print)
 process.start()
 ready.wait()
 print("PID", process.pid, flush=True)
@@ -44,13 +44,13 @@ class Owner:
         self.progress: list[LoadProgress] = []
         self.tokens: dict[int, list[int]] = {}
         self.arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.ends: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self.ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         config = EngineConfig(engine="simulated", cache_tokens=8192, max_batch_size=8, simulated=simulated)
         self.process = EngineProcess(
             config,
             on_progress=self.progress.append,
             on_loaded=self.arrived.put,
-            on_step=self.arrived.put,
+            on_news=self.arrived.put,
             on_end=self.ends.put,
         )
         self.process.start()
@@ -100,27 +100,27 @@ def test_a_request_comes_back_from_another_process(own: Callable[..., Owner]) ->
     assert tuple(owner.tokens[7]) == expected_tokens(PROMPT, 30)
     assert owner.progress[-1].done == owner.progress[-1].total
     assert owner.process.steps == 30
-    assert owner.process.step_started_at_s is None
+    assert owner.process.turn_began_at_s is None
 
 
 def test_refusals_and_cancellations_cross_too(own: Callable[..., Owner]) -> None:
     owner = own(step_s=0.005)
     owner.loaded()
-    owner.process.send(Submit("front", request(1, (5000,))))
+    owner.process.send(Submit("front", request(1, tokens=100_000)))
     assert isinstance(owner.until_finished(1).error, InvalidRequest)
     owner.process.send(Submit("front", request(2, tokens=2000)))
     owner.process.send(Cancel("front", 2))
     assert owner.until_finished(2).reason is FinishReason.CANCELLED
     owner.process.send(Inspect())
-    assert owner.arrived.get(timeout=WAIT_S).full
+    assert owner.arrived.get(timeout=WAIT_S).truth is not None
 
 
 def test_a_step_that_hangs_can_be_seen_from_here(own: Callable[..., Owner], eventually: Callable[..., None]) -> None:
     owner = own(step_s=0.001, stall_at_step=3)
     owner.loaded()
     owner.process.send(Submit("front", request(1)))
-    eventually(lambda: owner.process.steps == 2 and owner.process.step_started_at_s is not None)
-    started_at_s = owner.process.step_started_at_s
+    eventually(lambda: owner.process.steps == 2 and owner.process.turn_began_at_s is not None)
+    started_at_s = owner.process.turn_began_at_s
     assert started_at_s is not None
     assert 0 <= time.monotonic() - started_at_s < WAIT_S
     os.kill(owner.process.pid, signal.SIGKILL)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,104 +13,10 @@ from actors.config import EngineConfig
 from actors.engines.base import EngineEvent, EngineJob
 from actors.engines.simulated import SimulatedEngine, expected_tokens
 from actors.errors import EngineFailure, FatalEngineError, InvalidRequest, ModelError
-from actors.messages import Finished, GenerationRequest, LoadProgress, WorkerLimits
+from actors.paging.hashes import page_hashes
 from actors.results import FinishReason
-from actors.sampling import sampling_params
-from actors.worker.engine_thread import (
-    Cancel,
-    CancelFront,
-    Command,
-    EngineThread,
-    Inspect,
-    StepNews,
-    Stop,
-    Submit,
-)
-
-WAIT_S = 20.0
-PROMPT = tuple(range(10, 40))
-
-
-def request(ticket: int, prompt: tuple[int, ...] = PROMPT, tokens: int = 10, **params: Any) -> GenerationRequest:
-    return GenerationRequest(
-        ticket=ticket,
-        request_id=f"request-{ticket}",
-        attempt=1,
-        token_ids=prompt,
-        max_new_tokens=tokens,
-        seed=0,
-        params=sampling_params(**{"temperature": 0.0, **params}),
-    )
-
-
-class Harness:
-    """A running thread, and what it told, by front and ticket."""
-
-    def __init__(self, engine: SimulatedEngine) -> None:
-        self.engine = engine
-        self.progress: list[LoadProgress] = []
-        self.limits: WorkerLimits | None = None
-        self.news: list[StepNews] = []
-        self.tokens: dict[tuple[str, int], list[int]] = {}
-        self.finished: dict[tuple[str, int], Finished] = {}
-        self._arrived: queue.SimpleQueue[StepNews] = queue.SimpleQueue()
-        self._ends: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-        self.thread = EngineThread(
-            lambda: engine,
-            on_progress=self.progress.append,
-            on_loaded=self._loaded,
-            on_step=self._arrived.put,
-            on_end=self._ends.put,
-        )
-        self.thread.start()
-
-    def _loaded(self, limits: WorkerLimits) -> None:
-        self.limits = limits
-
-    def send(self, *commands: Command) -> None:
-        for command in commands:
-            self.thread.send(command)
-
-    def submit(self, *requests: GenerationRequest, front: str = "front") -> None:
-        self.send(*(Submit(front, one) for one in requests))
-
-    def next(self) -> StepNews:
-        """The news of one step, taken in."""
-        news = self._arrived.get(timeout=WAIT_S)
-        self.news.append(news)
-        for front, columns in news.outputs.items():
-            output = columns.message()
-            for ticket, token_ids in zip(output.tickets, output.token_ids, strict=True):
-                assert (front, ticket) not in self.finished, "output after the end"
-                self.tokens.setdefault((front, ticket), []).extend(token_ids)
-            for ticket, finished in output.finished:
-                self.finished[front, ticket] = finished
-        return news
-
-    def until_finished(self, *tickets: int, front: str = "front") -> list[Finished]:
-        while any((front, ticket) not in self.finished for ticket in tickets):
-            self.next()
-        return [self.finished[front, ticket] for ticket in tickets]
-
-    def end(self) -> Exception | None:
-        failure = self._ends.get(timeout=WAIT_S)
-        assert self.thread.join(WAIT_S)
-        return failure
-
-
-@pytest.fixture
-def start() -> Iterator[Any]:
-    running: list[Harness] = []
-
-    def make(engine: SimulatedEngine | None = None, **simulated: Any) -> Harness:
-        config = EngineConfig(engine="simulated", cache_tokens=8192, max_batch_size=8, simulated=simulated)
-        running.append(Harness(engine or SimulatedEngine(config)))
-        return running[-1]
-
-    yield make
-    for one in running:
-        one.thread.send(Stop())
-        assert one.thread.join(WAIT_S)
+from actors.worker.commands import Cancel, CancelStream, Inspect, Stop
+from tests.worker.harness import PROMPT, WAIT_S, request
 
 
 def test_a_request_comes_back_in_steps_and_with_its_end(start: Any) -> None:
@@ -129,7 +34,7 @@ def test_a_request_comes_back_in_steps_and_with_its_end(start: Any) -> None:
     assert first.first_tokens == [("request-7", 1)]
     assert [(one.request_id, one.completion_tokens) for one in last.finished] == [("request-7", 10)]
     assert all(news.sample is not None and news.sample.duration_s > 0 for news in harness.news)
-    assert (first.active_jobs, last.active_jobs, last.free_pages) == (1, 0, 32)
+    assert (harness.engine.capacity().active_jobs, harness.engine.capacity().free_pages) == (0, 32)
     assert harness.limits is not None
     assert harness.progress[-1].done == harness.progress[-1].total
 
@@ -147,7 +52,7 @@ def test_each_front_hears_its_own_and_nothing_else(start: Any) -> None:
 
 def test_a_refused_request_fails_alone_with_its_own_error(start: Any) -> None:
     harness = start(step_s=0.0)
-    harness.submit(request(1), request(2, (5000,)), request(3))
+    harness.submit(request(1), request(2, tokens=100_000), request(3))
     good, refused, other = harness.until_finished(1, 2, 3)
     assert refused.reason is FinishReason.ERROR
     assert isinstance(refused.error, InvalidRequest)
@@ -187,7 +92,7 @@ def test_a_front_that_is_gone_takes_its_requests_along(start: Any) -> None:
     harness.submit(request(1, tokens=5000), request(2, tokens=5000), front="gone")
     harness.submit(request(1, tokens=20), front="stays")
     harness.next()
-    harness.send(CancelFront("gone"))
+    harness.send(CancelStream("gone"))
     ends = [*harness.until_finished(1, 2, front="gone"), *harness.until_finished(1, front="stays")]
     assert [end.reason for end in ends] == [FinishReason.CANCELLED, FinishReason.CANCELLED, FinishReason.LENGTH]
 
@@ -199,8 +104,9 @@ def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(start: Any) ->
         assert failed.reason is FinishReason.ERROR
         assert isinstance(failed.error, EngineFailure)
         assert "RuntimeError" in failed.error.message
-    assert harness.news[-1].full
-    assert harness.news[-1].resident_pages == frozenset()
+    truth = harness.news[-1].truth
+    assert truth is not None
+    assert (truth.resident_pages, truth.running) == (frozenset(), ())
     harness.submit(request(3))
     (finished,) = harness.until_finished(3)
     assert finished.reason is FinishReason.LENGTH
@@ -227,29 +133,45 @@ def test_a_failed_load_ends_the_thread_with_its_error(start: Any) -> None:
 
 def test_inspection_tells_all_resident_pages(start: Any) -> None:
     harness = start(step_s=0.0)
-    harness.submit(request(1, tuple(range(600)), 2))
+    prompt = tuple(range(600))
+    harness.submit(replace(request(1, prompt, 2), page_hashes=page_hashes(prompt)))
     harness.until_finished(1)
-    known = harness.news[-1].resident_pages
+    known = {page for news in harness.news for page in news.pages_added}
     assert len(known) == 2
     harness.send(Inspect())
     news = harness.next()
-    assert (news.full, news.resident_pages, news.sample) == (True, known, None)
+    assert news.truth is not None
+    assert (news.truth.resident_pages, news.truth.running, news.sample) == (known, (), None)
+
+
+def test_inspection_tells_what_runs(start: Any) -> None:
+    harness = start(step_s=0.001)
+    harness.submit(request(1, tokens=5000))
+    harness.next()
+    harness.send(Inspect())
+    while (truth := harness.next().truth) is None:
+        pass
+    (running,) = truth.running
+    assert (running.admission.request_id, running.admission.attempt) == ("request-1", 1)
+    assert running.admission.prompt_tokens == len(PROMPT)
 
 
 def test_pages_are_told_only_when_they_may_have_changed(start: Any) -> None:
     harness = start(step_s=0.0)
-    harness.submit(request(1, tokens=20))
+    prompt = tuple(range(257))
+    harness.submit(replace(request(1, prompt, tokens=20), page_hashes=page_hashes(prompt)))
     harness.until_finished(1)
-    told = [news.resident_pages is not None for news in harness.news]
-    assert (told[0], told[-1]) == (True, True)
-    assert not any(told[1:-1])
+    told = [news.pages_added for news in harness.news]
+    assert told[0] == page_hashes(prompt)
+    assert not any(told[1:])
+    assert not any(news.pages_evicted for news in harness.news)
 
 
 def test_an_idle_thread_waits_without_steps_and_stops_at_once(start: Any) -> None:
     harness = start(step_s=0.0)
     harness.submit(request(1, tokens=3))
     harness.until_finished(1)
-    assert (harness.thread.steps, harness.thread.step_started_at_s) == (3, None)
+    assert (harness.thread.steps, harness.thread.turn_began_at_s) == (3, None)
     harness.send(Stop())
     assert harness.end() is None
     with pytest.raises(EngineFailure):
@@ -272,8 +194,8 @@ def test_a_step_that_goes_on_can_be_seen_from_outside(start: Any, eventually: An
     engine = StuckEngine(EngineConfig(engine="simulated", simulated={"step_s": 0.0}))
     harness = start(engine)
     harness.submit(request(1, tokens=1))
-    eventually(lambda: harness.thread.step_started_at_s is not None)
-    assert harness.thread.step_started_at_s <= time.monotonic()
+    eventually(lambda: harness.thread.turn_began_at_s is not None)
+    assert harness.thread.turn_began_at_s <= time.monotonic()
     engine.go.set()
     harness.until_finished(1)
-    assert harness.thread.step_started_at_s is None
+    assert harness.thread.turn_began_at_s is None

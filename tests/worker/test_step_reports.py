@@ -1,24 +1,25 @@
-"""Step reports: differences of resident pages, sequence numbers without gaps, bounded samples."""
+"""Step reports: changes of resident pages, the whole truth, sequence numbers without gaps, bounded samples."""
+
+from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.messages import AttemptFinished, AttemptStarted, StepSample
-from actors.worker.engine_thread import StepNews
+from actors.messages import Admission, AttemptFinished, AttemptStarted, RunningAttempt, StepSample
+from actors.worker.commands import StepNews, WholeTruth
 from actors.worker.step_reports import MAX_SAMPLES, ReportBuilder
 
 
-def news(pages: frozenset[bytes] | None = None, *, full: bool = False, tokens: int = 0) -> StepNews:
+def news(
+    *, added: frozenset[bytes] = frozenset(), evicted: frozenset[bytes] = frozenset(), tokens: int = 0
+) -> StepNews:
     return StepNews(
-        outputs={},
         sample=StepSample(0.01, 0, 1),
         started=[AttemptStarted("r", 1, 0)],
         first_tokens=[("r", 1)],
         finished=[AttemptFinished("r", 1, tokens)],
-        resident_pages=pages,
-        full=full,
-        free_pages=3,
-        active_jobs=1,
+        pages_added=tuple(added),
+        pages_evicted=tuple(evicted),
         generated_tokens=tokens,
     )
 
@@ -29,10 +30,15 @@ page_sets = st.frozensets(st.binary(min_size=1, max_size=1), max_size=8)
 @given(st.lists(st.tuples(page_sets, st.booleans(), st.booleans()), max_size=20))
 def test_a_listener_that_follows_the_reports_knows_the_pages(steps: list[tuple[frozenset[bytes], bool, bool]]) -> None:
     builder = ReportBuilder("w#1")
+    there: frozenset[bytes] = frozenset()
     known: set[bytes] = set()
     expected_sequence = 1
-    for pages, full, take in steps:
-        builder.add(news(pages, full=full))
+    for pages, whole, take in steps:
+        step = news(added=pages - there, evicted=there - pages)
+        if whole:
+            step.truth = WholeTruth(pages, ())
+        there = pages
+        builder.add(step)
         if not take:
             continue
         report = builder.take()
@@ -42,7 +48,7 @@ def test_a_listener_that_follows_the_reports_knows_the_pages(steps: list[tuple[f
             known = set()
         known |= set(report.pages_added)
         known -= set(report.pages_evicted)
-        assert known == builder.pages == pages
+        assert known == pages
         assert not builder
 
 
@@ -53,9 +59,30 @@ def test_a_report_holds_everything_since_the_last_one() -> None:
     report = builder.take()
     assert report.generated_tokens == 6
     assert len(report.started) == len(report.first_tokens) == len(report.finished) == len(report.steps) == 3
-    assert (report.free_pages, report.active_jobs) == (3, 1)
+    assert report.running is None
     builder.add(news())
     assert builder.take().generated_tokens == 0
+
+
+def test_the_whole_truth_names_what_runs_and_what_started_after_it() -> None:
+    admission = Admission(request_id="old", attempt=2, prompt_tokens=1, max_new_tokens=1)
+    builder = ReportBuilder("w#1")
+    builder.add(StepNews(truth=WholeTruth(frozenset(), (RunningAttempt(admission, 0),))))
+    builder.add(StepNews(started=[AttemptStarted("new", 1, 0)]))
+    report = builder.take()
+    assert report.full
+    assert report.running == (("old", 2), ("new", 1))
+
+
+def test_a_report_is_urgent_when_something_changed_that_placement_depends_on() -> None:
+    builder = ReportBuilder("w#1")
+    builder.add(StepNews(sample=StepSample(0.01, 0, 1), generated_tokens=1))
+    assert builder
+    assert not builder.urgent
+    builder.add(StepNews(pages_evicted=(b"x",)))
+    assert builder.urgent
+    builder.take()
+    assert not builder.urgent
 
 
 def test_samples_are_bounded() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -13,11 +14,11 @@ import pytest
 from actors.config import EngineConfig
 from actors.engines.simulated import expected_tokens
 from actors.errors import ModelError
-from actors.messages import LoadProgress, StepOutput, StepReport, WorkerReady
+from actors.messages import Cancellation, Listening, LoadProgress, StepOutput, StepReport, WorkerReady
 from actors.paging.hashes import page_hashes
 from actors.results import FinishReason
 from actors.worker.worker import Worker
-from tests.worker.test_engine_thread import PROMPT, request
+from tests.worker.harness import PROMPT, request
 
 WAIT_S = 20.0
 
@@ -42,10 +43,12 @@ async def ready(worker: Worker) -> tuple[AsyncGenerator[Any, None], WorkerReady]
     raise AssertionError("the worker never became ready")
 
 
-async def listen(worker: Worker, front_id: str = "front") -> AsyncGenerator[StepOutput, None]:
+async def listen(worker: Worker, stream_id: str = "front/1") -> AsyncGenerator[StepOutput, None]:
     """A stream of outputs; the front is gone as soon as nobody holds it."""
-    outputs = cast("AsyncGenerator[StepOutput, None]", worker.outputs(front_id))
-    assert await anext(outputs) == StepOutput(), "the first message says that the worker listens"
+    outputs = cast("AsyncGenerator[Any, None]", worker.outputs(stream_id))
+    hello = await anext(outputs)
+    assert isinstance(hello, Listening), "the first message says who listens"
+    assert hello.worker_id.startswith("slot#")
     return outputs
 
 
@@ -63,10 +66,10 @@ async def collect(outputs: AsyncIterator[StepOutput], *tickets: int) -> dict[int
 
 async def test_a_stream_carries_all_requests_of_a_front() -> None:
     async with running() as worker:
-        _, news = await ready(worker)
+        await ready(worker)
         outputs = await listen(worker)
         asked = tuple(request(ticket, (*PROMPT, ticket)) for ticket in range(5))
-        assert await worker.submit("front", news.worker_id, asked)
+        assert await worker.take_commands("front/1", asked)
         made = await collect(outputs, *range(5))
         for ticket, (tokens, reason) in made.items():
             assert (tokens, reason) == (expected_tokens((*PROMPT, ticket), 10), FinishReason.LENGTH)
@@ -74,9 +77,9 @@ async def test_a_stream_carries_all_requests_of_a_front() -> None:
 
 async def test_a_slow_reader_gets_joined_steps_and_loses_nothing() -> None:
     async with running() as worker:
-        reports, news = await ready(worker)
+        reports, _ = await ready(worker)
         outputs = await listen(worker)
-        await worker.submit("front", news.worker_id, (request(1, tokens=200),))
+        await worker.take_commands("front/1", (request(1, tokens=200),))
         while not (await anext(reports)).finished:
             pass
         output = await anext(outputs)
@@ -84,23 +87,48 @@ async def test_a_slow_reader_gets_joined_steps_and_loses_nothing() -> None:
         assert [ticket for ticket, _ in output.finished] == [1]
 
 
-async def test_a_submission_for_another_life_or_by_a_stranger_is_refused() -> None:
+async def test_commands_for_a_stream_that_is_not_open_are_refused() -> None:
     async with running() as worker:
-        _, news = await ready(worker)
-        outputs = await listen(worker)
-        assert not await worker.submit("front", "slot#formerlife", (request(1),))
-        assert not await worker.submit("stranger", news.worker_id, (request(1),))
-        assert news.worker_id.startswith("slot#")
+        await ready(worker)
+        outputs = await listen(worker, "front/2")
+        for stream_id in ("front/1", "stranger/1", "front"):
+            assert not await worker.take_commands(stream_id, (request(1),))
         assert (await worker.heartbeat()).steps == 0
         await outputs.aclose()
 
 
+async def test_a_newer_stream_of_a_front_ends_the_one_before_with_its_requests() -> None:
+    async with running() as worker:
+        await ready(worker)
+        old = await listen(worker, "front/1")
+        other = await listen(worker, "frontier/1")
+        await worker.take_commands("front/1", (replace(request(1, tokens=8000), whole=True),))
+        await worker.take_commands("frontier/1", (request(2, (*PROMPT, 2)),))
+        new = await listen(worker, "front/2")
+        assert [output async for output in old if output.tickets] == []
+        assert (await collect(other, 2))[2][1] is FinishReason.LENGTH
+        await worker.take_commands("front/2", (request(3, (*PROMPT, 3)),))
+        assert (await collect(new, 3))[3] == (expected_tokens((*PROMPT, 3), 10), FinishReason.LENGTH)
+        assert (await worker.debug_state())["streams"] == 2
+
+
+async def test_commands_take_effect_in_their_order() -> None:
+    """A cancellation never comes before what it cancels: they travel together, and one after the other."""
+    async with running() as worker:
+        reports, _ = await ready(worker)
+        outputs = await listen(worker)
+        await worker.take_commands("front/1", (request(1, tokens=8000), Cancellation(1), request(2, (*PROMPT, 2))))
+        made = await collect(outputs, 1, 2)
+        assert (made[1][1], made[2][1]) == (FinishReason.CANCELLED, FinishReason.LENGTH)
+        await reports.aclose()
+
+
 async def test_a_front_whose_stream_closes_has_its_requests_cancelled() -> None:
     async with running() as worker:
-        reports, news = await ready(worker)
-        outputs, others = await listen(worker, "gone"), await listen(worker, "stays")
-        await worker.submit("gone", news.worker_id, (request(1, tokens=5000), request(2, tokens=5000)))
-        await worker.submit("stays", news.worker_id, (request(3, (*PROMPT, 3), tokens=50),))
+        reports, _ = await ready(worker)
+        outputs, others = await listen(worker, "gone/1"), await listen(worker, "stays/1")
+        await worker.take_commands("gone/1", (request(1, tokens=5000), request(2, tokens=5000)))
+        await worker.take_commands("stays/1", (request(3, (*PROMPT, 3), tokens=50),))
         await anext(outputs)
         await outputs.aclose()
         finished: set[str] = set()
@@ -108,16 +136,18 @@ async def test_a_front_whose_stream_closes_has_its_requests_cancelled() -> None:
             report = await anext(reports)
             finished |= {one.request_id for one in report.finished}
         assert (await collect(others, 3))[3] == (expected_tokens((*PROMPT, 3), 50), FinishReason.LENGTH)
-        assert report.active_jobs == 0
-        assert report.free_pages == news.limits.total_pages
+        await worker.resync()
+        while (report := await anext(reports)).running is None:
+            pass
+        assert report.running == ()
 
 
 async def test_cancelling_a_ticket_ends_it() -> None:
     async with running() as worker:
-        _, news = await ready(worker)
+        await ready(worker)
         outputs = await listen(worker)
-        await worker.submit("front", news.worker_id, (request(1, tokens=5000), request(2, (*PROMPT, 2))))
-        await worker.cancel("front", (1, 77))
+        await worker.take_commands("front/1", (request(1, tokens=5000), request(2, (*PROMPT, 2))))
+        await worker.take_commands("front/1", (Cancellation(1), Cancellation(77)))
         made = await collect(outputs, 1, 2)
         assert (made[1][1], made[2][1]) == (FinishReason.CANCELLED, FinishReason.LENGTH)
 
@@ -125,22 +155,22 @@ async def test_cancelling_a_ticket_ends_it() -> None:
 async def test_reports_begin_with_progress_and_follow_the_work() -> None:
     async with running(load_s=0.05) as worker:
         reports = cast("AsyncGenerator[Any, None]", worker.reports())
-        first = await anext(reports)
-        assert isinstance(first, LoadProgress)
-        news: Any = first
+        assert isinstance(await anext(reports), Listening)
+        news: Any = await anext(reports)
+        assert isinstance(news, LoadProgress)
         while not isinstance(news, WorkerReady):
             news = await anext(reports)
-        assert (news.resident_pages, news.sequence, news.running) == (frozenset(), 0, ())
+        assert (news.resident_pages, news.sequence, news.running) == (frozenset(), 1, ())
         outputs = await listen(worker)
         prompt = tuple(range(600))
-        await worker.submit("front", news.worker_id, (request(1, prompt, 5),))
+        await worker.take_commands("front/1", (replace(request(1, prompt, 5), page_hashes=page_hashes(prompt)),))
         pages: set[bytes] = set()
         seen: list[StepReport] = []
         while not any(report.finished for report in seen):
             report = await anext(reports)
             pages = (pages | set(report.pages_added)) - set(report.pages_evicted)
             seen.append(report)
-        assert [report.sequence for report in seen] == list(range(1, len(seen) + 1))
+        assert [report.sequence for report in seen] == list(range(2, len(seen) + 2))
         assert pages == set(page_hashes(prompt))
         assert sum(report.generated_tokens for report in seen) == 5
         await worker.resync()
@@ -153,14 +183,14 @@ async def test_a_new_listener_hears_what_runs_already() -> None:
     async with running() as worker:
         reports, news = await ready(worker)
         outputs = await listen(worker)
-        await worker.submit("front", news.worker_id, (request(1, tokens=5000),))
+        await worker.take_commands("front/1", (request(1, tokens=5000),))
         await anext(reports)
         await reports.aclose()
         _, again = await ready(worker)
         assert again.worker_id == news.worker_id
         (attempt,) = again.running
         assert (attempt.admission.request_id, attempt.admission.prompt_tokens) == ("request-1", len(PROMPT))
-        await worker.cancel("front", (1,))
+        await worker.take_commands("front/1", (Cancellation(1),))
         assert (await collect(outputs, 1))[1][1] is FinishReason.CANCELLED
 
 
@@ -168,7 +198,7 @@ async def test_a_heartbeat_tells_steps_and_process() -> None:
     async with running() as worker:
         _, news = await ready(worker)
         outputs = await listen(worker)
-        await worker.submit("front", news.worker_id, (request(1),))
+        await worker.take_commands("front/1", (request(1),))
         await collect(outputs, 1)
         beat = await worker.heartbeat()
         assert (beat.worker_id, beat.steps, beat.pid) == (news.worker_id, 10, os.getpid())

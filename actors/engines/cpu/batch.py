@@ -18,21 +18,22 @@ from actors.engines.cpu.sampler import choose, token_logprobs
 from actors.engines.grammar import GrammarMask
 from actors.engines.text import CompletionText, StopStrings
 from actors.errors import InvalidRequest
-from actors.paging.hashes import PAGE_TOKENS, next_hash, page_hashes, pages_needed
+from actors.paging.hashes import PAGE_TOKENS, next_hash, pages_needed
 from actors.paging.table import Allocation, Page, PageTable
 from actors.results import FinishReason, TokenLogprobs
 
 
 class Batch:
-    """All running jobs with their pages and rows. A failed step leaves it unusable; a new one takes its place."""
+    """All running jobs with their rows and their pages of `table`. A failed step leaves it unusable; a new one takes
+    its place, over the same table, cleared."""
 
-    def __init__(self, loaded: Loaded, chunk_tokens: int) -> None:
+    def __init__(self, loaded: Loaded, table: PageTable, chunk_tokens: int) -> None:
         self._model = loaded.model
         self._pool = loaded.pool
         self._pieces = loaded.pieces
         self._limits = loaded.limits
         self._chunk_tokens = chunk_tokens
-        self.table = PageTable(loaded.limits.total_pages)
+        self._table = table
         self._rows = RunningRows(loaded.model.shapes)
         self._prefilling: list[RunningJob] = []
         self._jobs: dict[Row, RunningJob] = {}
@@ -44,11 +45,10 @@ class Batch:
         """Take a job up if a slot and its pages are free; returns whether they were."""
         if len(self._jobs) >= self._limits.max_batch_size:
             return False
-        hashes = page_hashes(job.token_ids)
         total_pages = pages_needed(len(job.token_ids) + job.max_new_tokens)
-        if self.table.pages_required(hashes, total_pages) > self.table.free_pages:
+        if self._table.pages_required(job.page_hashes, total_pages) > self._table.free_pages:
             return False
-        running = self._running_job(job, self.table.allocate(hashes, total_pages), grammar)
+        running = self._running_job(job, self._table.allocate(job.page_hashes, total_pages), grammar)
         self._jobs[running.row] = running
         self._prefilling.append(running)
         events.append(Started(job.job_id))
@@ -108,11 +108,18 @@ class Batch:
     def _next_chunk(self, job: RunningJob, in_work: set[Page]) -> int:
         """Take over what others have computed of the prompt; returns how many tokens are to be computed then, without
         a gap, before the next page that is another's."""
-        if job.row.length % PAGE_TOKENS == 0:
+        # At a page's edge, in this order:
+        # 1. Whole pages that are valid under the prompt's own names are taken over.
+        # 2. A page that a job before this one is about to fill is waited for.
+        # 3. Of the page that is next, the beginning that some other page agrees in is copied. Is that all of it, then
+        #    the row is at an edge again, behind which 1 to 3 may hold once more.
+        # Inside a page, and where nothing of the next one is to be had, the prompt is computed.
+        while job.row.length % PAGE_TOKENS == 0:
             self._take_pages(job)
             if job.pages.pages[job.row.length // PAGE_TOKENS] in in_work:
                 return 0
-            self._take_part(job)
+            if not self._take_part(job):
+                break
         others = islice(enumerate(job.prompt_pages()), job.row.length // PAGE_TOKENS + 1, None)
         stop = next(
             (place * PAGE_TOKENS for place, page in others if page in in_work or page.valid_tokens == PAGE_TOKENS),
@@ -122,19 +129,23 @@ class Batch:
 
     def _take_pages(self, job: RunningJob) -> None:
         """Copy the whole pages that are valid by now."""
-        self.table.skip_valid(job.pages)
+        self._table.skip_valid(job.pages)
         for place in range(job.row.length // PAGE_TOKENS, job.pages.position // PAGE_TOKENS):
             job.row.load_page(self._pool, job.pages.pages[place].index, place * PAGE_TOKENS, PAGE_TOKENS)
 
-    def _take_part(self, job: RunningJob) -> None:
-        """Copy the beginning of a page from the resident page that agrees with it furthest."""
+    def _take_part(self, job: RunningJob) -> bool:
+        """Copy the beginning of a page from the page that agrees with it furthest; returns whether there was any."""
         start = job.row.length
         wanted = job.token_ids[start : min(start + PAGE_TOKENS, job.prompt_tokens - 1)]
-        match = self.table.best_partial(job.pages.parent_hash(start // PAGE_TOKENS), wanted)
-        if match is not None:
-            page, tokens = match
-            job.row.load_page(self._pool, page.index, start, tokens)
-            job.pages.cached_tokens += tokens
+        match = self._table.best_partial(job.pages.parent_hash(start // PAGE_TOKENS), wanted)
+        if match is None:
+            return False
+        page, tokens = match
+        job.row.load_page(self._pool, page.index, start, tokens)
+        job.pages.cached_tokens += tokens
+        if tokens == PAGE_TOKENS:
+            self._store(job)
+        return True
 
     def _forward(
         self, blocks: Sequence[Block], decoding: Sequence[RunningJob], chunks: Sequence[tuple[RunningJob, int]]
@@ -208,7 +219,7 @@ class Batch:
     def _leave(self, job: RunningJob) -> None:
         """Give back all that a job holds; what it has computed stays resident until its pages are wanted."""
         self._store(job)
-        self.table.release(job.pages)
+        self._table.release(job.pages)
         self._rows.close(job.row)
         del self._jobs[job.row]
         if job in self._prefilling:
@@ -222,7 +233,7 @@ class Batch:
             tokens = min(length - start, PAGE_TOKENS)
             if page.valid_tokens < tokens:
                 job.row.store_page(self._pool, page.index, start, tokens)
-        self.table.fill(pages, length, job.token_ids)
+        self._table.fill(pages, length, job.token_ids)
         for place in range(len(pages.hashes), length // PAGE_TOKENS):
             token_ids = job.token_ids[place * PAGE_TOKENS : (place + 1) * PAGE_TOKENS]
-            self.table.complete_page(pages, next_hash(pages.parent_hash(place), token_ids))
+            self._table.complete_page(pages, next_hash(pages.parent_hash(place), token_ids))

@@ -7,13 +7,14 @@ from collections import deque
 import torch
 
 from actors.config import EngineConfig
-from actors.engines.base import Capacity, Ended, EngineEvent, EngineJob, ProgressCallback
+from actors.engines.base import Capacity, Ended, EngineEvent, EngineJob, PageChanges, ProgressCallback
+from actors.engines.checks import check_job
 from actors.engines.cpu.batch import Batch
-from actors.engines.cpu.checks import check_job
 from actors.engines.cpu.loading import Loaded, load
 from actors.engines.grammar import GrammarMask
 from actors.errors import EngineFailure, InvalidRequest
 from actors.messages import WorkerLimits
+from actors.paging.table import PageTable
 from actors.results import FinishReason
 
 
@@ -28,13 +29,23 @@ class CpuEngine:
         self._config = config
         self._loaded: Loaded | None = None
         self._batch: Batch | None = None
+        self._table = PageTable(0)
         self._pending: deque[tuple[EngineJob, GrammarMask | None]] = deque()
         self._live: set[int] = set()
         self._cancelled: set[int] = set()
 
+    def __repr__(self) -> str:
+        if self._loaded is None or self._batch is None:
+            return "<CpuEngine, not loaded>"
+        return (
+            f"<CpuEngine with {self._loaded.limits.model}: {len(self._batch)} jobs run, {len(self._pending)} wait, "
+            f"{self._table.free_pages} of {self._table.total_pages} pages free>"
+        )
+
     def load(self, progress: ProgressCallback) -> WorkerLimits:
         self._loaded = load(self._config, progress)
-        self._batch = Batch(self._loaded, self._config.chunk_tokens)
+        self._table = PageTable(self._loaded.limits.total_pages)
+        self._batch = Batch(self._loaded, self._table, self._config.chunk_tokens)
         return self._loaded.limits
 
     def submit(self, job: EngineJob) -> None:
@@ -81,18 +92,22 @@ class CpuEngine:
         limits, batch = self._ready().limits, self._batch
         assert batch is not None
         return Capacity(
-            batch.table.free_pages, limits.total_pages, len(batch), len(self._pending), limits.max_batch_size
+            self._table.free_pages, limits.total_pages, len(batch), len(self._pending), limits.max_batch_size
         )
 
     def resident_pages(self) -> frozenset[bytes]:
-        return frozenset() if self._batch is None else self._batch.table.resident()
+        return self._table.resident()
+
+    def page_changes(self) -> PageChanges:
+        return PageChanges(*self._table.take_changes())
 
     def reset(self) -> None:
+        self._table.clear()
         self._pending.clear()
         self._live.clear()
         self._cancelled.clear()
         if self._loaded is not None:
-            self._batch = Batch(self._loaded, self._config.chunk_tokens)
+            self._batch = Batch(self._loaded, self._table, self._config.chunk_tokens)
 
     def close(self) -> None:
         self._loaded = self._batch = None

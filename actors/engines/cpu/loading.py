@@ -12,7 +12,6 @@ from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
 from actors.engines.base import ProgressCallback
 from actors.engines.cpu.cache import PagePool
-from actors.engines.cpu.checks import SUPPORTED_PARAMETERS
 from actors.engines.cpu.model import PackedModel
 from actors.engines.grammar import GrammarCompiler
 from actors.engines.model_dir import WeightKind, inspect_model_dir
@@ -22,6 +21,29 @@ from actors.messages import LoadProgress, WorkerLimits
 from actors.paging.hashes import PAGE_TOKENS, pages_needed
 
 DEFAULT_CACHE_BYTES = 2**30
+SUPPORTED_PARAMETERS = frozenset(
+    {
+        "max_new_tokens",
+        "min_new_tokens",
+        "seed",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+        "repetition_range",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "stop",
+        "stop_token_ids",
+        "ignore_eos",
+        "logprobs",
+        "json_schema",
+        "regex",
+        "lark",
+    }
+)
 _MEMORY_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 

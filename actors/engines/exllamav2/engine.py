@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 
 from actors.config import EngineConfig
-from actors.engines.base import Capacity, Ended, EngineEvent, EngineJob, ProgressCallback, Started
+from actors.engines.base import Capacity, Ended, EngineEvent, EngineJob, PageChanges, ProgressCallback, Started
+from actors.engines.checks import check_job
 from actors.engines.exllamav2.banned import BannedStrings
-from actors.engines.exllamav2.checks import check_job
+from actors.engines.exllamav2.checks import check_dry_range
 from actors.engines.exllamav2.generator import PoolGenerator
 from actors.engines.exllamav2.grammar_filter import GrammarFilter
 from actors.engines.exllamav2.job import PoolJob
@@ -19,6 +20,8 @@ from actors.engines.exllamav2.recovery import is_fatal
 from actors.engines.exllamav2.track import JobTrack
 from actors.errors import FatalEngineError
 from actors.messages import LoadProgress, WorkerLimits
+from actors.paging.hashes import page_hashes
+from actors.paging.resident import ResidentPages
 from actors.results import FinishReason
 from actors.sampling import SamplingParams
 
@@ -36,6 +39,13 @@ class ExLlamaV2Engine:
         self._loaded: LoadedModel | None = None
         self._tracks: dict[int, JobTrack] = {}
         self._cancelled: list[int] = []
+        self._resident = ResidentPages()
+        """The resident pages as they were last seen."""
+
+    def __repr__(self) -> str:
+        if self._loaded is None:
+            return "<ExLlamaV2Engine, not loaded>"
+        return f"<ExLlamaV2Engine with {self._loaded.limits.model}: {len(self._tracks)} jobs, {self.capacity()}>"
 
     def load(self, progress: ProgressCallback) -> WorkerLimits:
         self._loaded = self._loader(self._config, progress)
@@ -45,6 +55,7 @@ class ExLlamaV2Engine:
     def submit(self, job: EngineJob) -> None:
         loaded = self._model
         check_job(job, loaded.limits)
+        check_dry_range(job.params)
         pool_job = PoolJob(
             job,
             stop_token_ids=self._stop_token_ids(job.params),
@@ -85,6 +96,13 @@ class ExLlamaV2Engine:
 
     def resident_pages(self) -> frozenset[bytes]:
         return self._model.generator.resident_pages()
+
+    def page_changes(self) -> PageChanges:
+        if self._loaded is None:
+            self._resident.clear()
+        elif self._loaded.generator.take_pages_touched():
+            self._resident.replace(self._loaded.generator.resident_pages())
+        return PageChanges(*self._resident.take_changes())
 
     def reset(self) -> None:
         self._tracks.clear()
@@ -156,7 +174,12 @@ class ExLlamaV2Engine:
         for job_id, temperature in enumerate((0.0, 1.0)):
             params = SamplingParams(temperature=temperature, ignore_eos=True)
             tokens = min(_WARM_UP_TOKENS, limits.context_tokens - limits.reserve_tokens - len(prompt))
-            self.submit(EngineJob(job_id=job_id, token_ids=prompt, max_new_tokens=tokens, seed=0, params=params))
+            names = page_hashes(prompt)
+            self.submit(
+                EngineJob(
+                    job_id=job_id, token_ids=prompt, page_hashes=names, max_new_tokens=tokens, seed=0, params=params
+                )
+            )
         while self.has_work():
             for event in self.step():
                 if isinstance(event, Ended) and event.reason is FinishReason.ERROR and event.error is not None:

@@ -49,10 +49,30 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
     def __init__(self, *, bounds: PrefillBounds, **arguments: Any) -> None:
         super().__init__(max_chunk_size=bounds.max_chunk_tokens, **arguments)
         self._bounds = bounds
-        self._sampler = BatchSampler(self, pinned=torch.cuda.is_available())
+        self._sampler = self._make_sampler()
+        self.pages_touched = True
+        """Whether anything happened since `take_pages_touched` that may make a page resident or lose one: a job got or
+        gave back its pages, a prompt was computed, a page of output filled, tokens were taken back."""
         self.pad_from: int | None = None
         """See `actors.engines.exllamav2.padding`."""
         self._plain = self.paged and not self.num_draft_tokens and not self.model.config.arch.lm.mrope
+
+    def __repr__(self) -> str:
+        return (
+            f"<PoolGenerator: {len(self.active_jobs)} jobs run, {len(self.pending_jobs)} wait, "
+            f"{len(self.unreferenced_pages)} of {len(self.all_pages)} pages free>"
+        )
+
+    def _make_sampler(self) -> BatchSampler:
+        shape = (self.max_batch_size, 1, self.padded_vocab_size)
+        pinned = torch.cuda.is_available()
+        return BatchSampler(
+            rows=torch.empty(shape, dtype=torch.float, pin_memory=True) if pinned else self.logits_pinned,
+            vocab_size=self.model.config.vocab_size,
+            known_tokens=self.tokenizer.get_vocab_size(),
+            threads=self.sampling_pool if self.max_sampling_threads > 1 else None,
+            min_threaded_rows=self.min_sampling_threads,
+        )
 
     @torch.inference_mode()
     def step(self) -> GeneratorStep:
@@ -68,7 +88,9 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         elif self.draft_model:
             self.iterate_gen(results, self.iterate_draftmodel_gen(results))
         elif self.use_ngram_draft:
-            self.iterate_gen(results, self.iterate_ngram_gen(results))
+            # The library looks at the last tokens of every job without asking whether there are so many.
+            short = any(len(job.sequences[0].sequence_ids) < self.max_ngram - 1 for job in step.sampled)
+            self.iterate_gen(results, None if short else self.iterate_ngram_gen(results))
         else:
             self.iterate_gen(results)
         return step
@@ -80,6 +102,7 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         if self.filter_queue is not None:
             self.filter_queue.clear()
         self.reset_page_table()
+        self.pages_touched = True
 
     def _prefill(self, step: GeneratorStep) -> None:
         """Compute prompts in order of arrival: within the bounds where a stream that flows would have to wait, else
@@ -106,6 +129,7 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
 
     def _prefill_job(self, job: PoolJob, chunk_tokens: int, step: GeneratorStep) -> int:
         self.max_chunk_size = chunk_tokens
+        self.pages_touched = True
         sequence = job.sequences[0]
         position, cached = sequence.kv_position, job.cached_prompt_tokens
         job.prefill([])
@@ -188,6 +212,11 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
             self.active_jobs.remove(job)
         if over and not self.num_remaining_jobs():
             self.defrag_cache()
+
+    def take_pages_touched(self) -> bool:
+        """Whether resident pages may have changed since the last call. False in most steps that only decode."""
+        touched, self.pages_touched = self.pages_touched, False
+        return touched
 
     def resident_pages(self) -> frozenset[bytes]:
         """Names of the pages whose keys and values are all there; a name alone is given out before they are."""

@@ -74,7 +74,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
     ) -> None:
         params = job.params
         super().__init__(
-            input_ids=torch.tensor([job.token_ids], dtype=torch.long),
+            input_ids=torch.from_numpy(np.fromiter(job.token_ids, np.int64, len(job.token_ids)))[None],
             # The library stops this many tokens early when it drafts, and reserves too few pages for them.
             max_new_tokens=job.max_new_tokens + draft_tokens,
             min_new_tokens=params.min_new_tokens,
@@ -113,6 +113,14 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
     def cached_prompt_tokens(self) -> int:
         """Prompt tokens, so far, that were not computed because they were resident."""
         return int(self.cached_pages * self.generator.page_size + self.cached_tokens)
+
+    def allocate_pages(self) -> None:
+        self.generator.pages_touched = True
+        super().allocate_pages()
+
+    def deallocate_pages(self) -> None:
+        self.generator.pages_touched = True
+        super().deallocate_pages()
 
     def receive_logits(self, logits: torch.Tensor) -> tuple[Any, ...]:
         """Sample from a float32 row of shape (1, 1, padded vocabulary) on the CPU, which is changed."""
@@ -231,6 +239,8 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         self.new_tokens += 1
         sequence.sequence_ids.append(next_token)
         sequence.kv_position += 1
+        if sequence.kv_position % self.generator.page_size == 0:
+            self.generator.pages_touched = True
         self.last_token_id = int(next_token)
         self.sampled.append(self.last_token_id)
 
@@ -253,6 +263,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
 
     def _rewind(self, count: int) -> None:
         """Shorten the sequence; what its pages hold behind the new end is no longer valid."""
+        self.generator.pages_touched = True
         sequence, size = self.sequences[0], self.generator.page_size
         last = sequence.kv_position // size
         sequence.kv_position -= count

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from concurrent.futures import Executor, Future
 
 import numpy as np
 import torch
@@ -12,9 +11,6 @@ import torch
 from actors.engines.exllamav2.cut import Candidates, Cut, choose
 from actors.engines.exllamav2.job import PoolJob, top_logprobs
 from actors.results import TokenLogprobs
-
-if TYPE_CHECKING:
-    from actors.engines.exllamav2.generator import PoolGenerator
 
 Rows = list[int]
 _SIGN_CLEARED = 0x7FFFFFFF
@@ -27,11 +23,25 @@ class BatchSampler:
     a doubt, from their full row of logits.
     """
 
-    def __init__(self, generator: PoolGenerator, *, pinned: bool) -> None:
-        self._generator = generator
-        self._width = min(generator.tokenizer.get_vocab_size(), generator.model.config.vocab_size)
-        shape = (generator.max_batch_size, 1, generator.padded_vocab_size)
-        self._rows = torch.empty(shape, dtype=torch.float, pin_memory=True) if pinned else generator.logits_pinned
+    def __init__(
+        self,
+        *,
+        rows: torch.Tensor,
+        vocab_size: int,
+        known_tokens: int,
+        threads: Executor | None,
+        min_threaded_rows: int,
+    ) -> None:
+        """`rows` is room on the CPU for the logits of a full batch: (batch, 1, padded vocabulary), float32.
+
+        `vocab_size` is the width of the model's logits, of which only the first `known_tokens` are tokens that the
+        tokenizer knows and that may be sampled. From `min_threaded_rows` full rows on they are sampled on `threads`.
+        """
+        self._rows = rows
+        self._vocab_size = vocab_size
+        self._width = min(known_tokens, vocab_size)
+        self._threads = threads
+        self._min_threaded_rows = min_threaded_rows
         self._used = 0
         self.full_rows = 0
         """Rows that were sampled in full, in all."""
@@ -62,10 +72,9 @@ class BatchSampler:
         fetched = self._rows[self._used : self._used + len(rows)]
         self._used += len(rows)
         fetched.copy_(logits if len(rows) == logits.shape[0] else logits[rows])
-        generator = self._generator
         parts = list(zip(rows, torch.split(fetched, 1), strict=True))
-        if generator.max_sampling_threads > 1 and len(rows) >= generator.min_sampling_threads:
-            submit = generator.sampling_pool.submit
+        if self._threads is not None and len(rows) >= self._min_threaded_rows:
+            submit = self._threads.submit
             return [(row, submit(jobs[row].sample_row, part, draws[row])) for row, part in parts]
         return [(row, jobs[row].sample_row(part, draws[row])[0]) for row, part in parts]
 
@@ -96,8 +105,7 @@ class BatchSampler:
         self, jobs: Sequence[PoolJob], logits: torch.Tensor, raw: Candidates, ids: Sequence[int]
     ) -> None:
         """From raw logits (jobs, padded vocabulary) and their most likely tokens, before any penalty."""
-        width = self._generator.model.config.vocab_size
-        normalisers = torch.logsumexp(logits[:, :width].float(), dim=-1).tolist()
+        normalisers = torch.logsumexp(logits[:, : self._vocab_size].float(), dim=-1).tolist()
         for job, normaliser, values, row_ids, token_id in zip(jobs, normalisers, raw.values, raw.ids, ids, strict=True):
             count = job.params.logprobs or 0
             top = top_logprobs(values[:count].tolist(), row_ids[:count].tolist(), normaliser)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 from actors.config import EngineConfig
-from actors.engines.base import Capacity, Emitted, Ended, EngineEvent, EngineJob, Prefilled, ProgressCallback, Started
+from actors.engines.base import (
+    Capacity,
+    Emitted,
+    Ended,
+    EngineEvent,
+    EngineJob,
+    PageChanges,
+    Prefilled,
+    ProgressCallback,
+    Started,
+)
+from actors.engines.checks import check_job
+from actors.engines.simulated.faults import ScriptedFaults
 from actors.engines.simulated.job import SimulatedJob
 from actors.engines.simulated.tokens import EOS_TOKEN, FIRST_TOKEN, next_state, next_token
 from actors.engines.text import CompletionText, Release, StopStrings
@@ -18,7 +27,6 @@ from actors.errors import EngineFailure, InvalidRequest, ModelError
 from actors.messages import LoadProgress, WorkerLimits
 from actors.paging.hashes import PAGE_TOKENS, next_hash, pages_needed
 from actors.paging.table import PageTable
-from actors.request.checks import validate_request
 from actors.results import FinishReason
 
 DEFAULT_CACHE_TOKENS = 65536
@@ -28,7 +36,6 @@ SUPPORTED_PARAMETERS = frozenset(
 LOAD_STAGES = 10
 MAX_LAG_S = 0.25
 """An engine that is further behind its schedule than this gives it up instead of hurrying after it."""
-STALL_S = 86400.0
 
 
 class SimulatedEngine:
@@ -49,6 +56,7 @@ class SimulatedEngine:
     ) -> None:
         self._config = config
         self._options = config.simulated
+        self._faults = ScriptedFaults(config.simulated)
         self._clock = clock
         self._sleep = sleep
         self._limits: WorkerLimits | None = None
@@ -61,6 +69,12 @@ class SimulatedEngine:
         self._due_s: float | None = None
         self._steps = 0
         self._stamp = ""
+
+    def __repr__(self) -> str:
+        return (
+            f"<SimulatedEngine after {self._steps} steps: {len(self._live) - len(self._pending)} jobs run, "
+            f"{len(self._pending)} wait, {self._table.free_pages} of {self._table.total_pages} pages free>"
+        )
 
     def load(self, progress: ProgressCallback) -> WorkerLimits:
         options = self._options
@@ -85,15 +99,11 @@ class SimulatedEngine:
     def submit(self, job: EngineJob) -> None:
         if self._limits is None:
             raise EngineFailure("The simulated engine is not loaded, or was closed.")
-        if job.max_new_tokens < 1:
-            raise InvalidRequest(
-                f"max_new_tokens must be at least 1, not {job.max_new_tokens}.", param="max_new_tokens"
-            )
+        check_job(job, self._limits)
         if job.job_id in self._live:
             raise InvalidRequest(f"Job {job.job_id} is there already.", param="job_id")
-        params = replace(job.params, max_new_tokens=job.max_new_tokens)
-        validate_request(job.token_ids, params, (self._limits,), job.max_new_tokens)
-        text = CompletionText(self, (), StopStrings(params.stop)) if params.stop else None
+        self._faults.at_submit(job.token_ids[0])
+        text = CompletionText(self, (), StopStrings(job.params.stop)) if job.params.stop else None
         made = self._live[job.job_id] = SimulatedJob(job, text)
         self._pending.append(made)
 
@@ -110,7 +120,7 @@ class SimulatedEngine:
         if not self._live:
             return events
         self._steps += 1
-        self._follow_script()
+        self._faults.at_step(self._steps)
         self._end_cancelled(events)
         self._start(events)
         computed_tokens = self._prefill(events)
@@ -132,7 +142,19 @@ class SimulatedEngine:
     def resident_pages(self) -> frozenset[bytes]:
         return self._table.resident()
 
+    def page_changes(self) -> PageChanges:
+        return PageChanges(*self._table.take_changes())
+
     def reset(self) -> None:
+        self._faults.at_reset()
+        self._forget()
+
+    def close(self) -> None:
+        self._forget()
+        self._limits = None
+        self._faults.at_close()
+
+    def _forget(self) -> None:
         self._table.clear()
         self._pending.clear()
         self._prefilling.clear()
@@ -141,22 +163,9 @@ class SimulatedEngine:
         self._cancelled.clear()
         self._due_s = None
 
-    def close(self) -> None:
-        self.reset()
-        self._limits = None
-
     def piece(self, token_id: int) -> bytes:
         """What a token adds to a text in the step that goes on."""
         return (self._stamp or f" w{token_id}").encode()
-
-    def _follow_script(self) -> None:
-        options = self._options
-        if self._steps == options.fail_at_step:
-            raise RuntimeError(f"The simulated engine was told to fail in step {self._steps}.")
-        if self._steps == options.exit_at_step:
-            os._exit(1)
-        if self._steps == options.stall_at_step:
-            threading.Event().wait(STALL_S)
 
     def _end_cancelled(self, events: list[EngineEvent]) -> None:
         if not self._cancelled:
@@ -175,15 +184,12 @@ class SimulatedEngine:
         while self._pending:
             job = self._pending[0]
             active = len(self._live) - len(self._pending)
-            required = self._table.pages_required(job.names, job.total_pages)
+            required = self._table.pages_required(job.job.page_hashes, job.total_pages)
             if active >= self._config.max_batch_size or required > self._table.free_pages:
                 return
             self._pending.popleft()
-            if job.token_ids[0] == self._options.fail_at_token:
-                raise RuntimeError(f"The simulated engine was told to fail at token {job.token_ids[0]}.")
-            if job.token_ids[0] == self._options.exit_at_token:
-                os._exit(1)
-            job.allocation = self._table.allocate(job.names, job.total_pages)
+            self._faults.at_start(job.token_ids[0])
+            job.allocation = self._table.allocate(job.job.page_hashes, job.total_pages)
             job.started_s = self._clock()
             self._prefilling.append(job)
             events.append(Started(job.job_id))

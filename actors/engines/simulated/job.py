@@ -5,7 +5,7 @@ from __future__ import annotations
 from actors.engines.base import Ended, EngineJob
 from actors.engines.simulated.tokens import prompt_state, salt_of
 from actors.engines.text import CompletionText
-from actors.paging.hashes import PAGE_TOKENS, page_hashes, pages_needed
+from actors.paging.hashes import PAGE_TOKENS, pages_needed
 from actors.paging.table import Allocation
 from actors.results import FinishReason
 
@@ -19,7 +19,6 @@ class SimulatedJob:
         "generated",
         "job",
         "job_id",
-        "names",
         "quiet_until",
         "salt",
         "started_s",
@@ -34,7 +33,6 @@ class SimulatedJob:
         params = job.params
         self.job = job
         self.job_id = job.job_id
-        self.names = page_hashes(job.token_ids)
         self.total_pages = pages_needed(len(job.token_ids) + job.max_new_tokens)
         self.state = prompt_state(job.token_ids)
         self.salt = salt_of(None if params.temperature == 0 else job.seed)

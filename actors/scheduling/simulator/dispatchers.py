@@ -57,7 +57,7 @@ class CoreDispatcher:
         self._handle(Tick(), now_s)
 
     def waiting(self) -> int:
-        return len(self.scheduler.queue)
+        return len(self.scheduler.state.queue)
 
     def _handle(self, event: Event, now_s: float) -> None:
         begin_s = time.perf_counter()
@@ -70,7 +70,7 @@ class CoreDispatcher:
         match action:
             case Start(grant):
                 job = self._simulation.jobs[grant.request_id]
-                request = self.scheduler.requests[grant.request_id]
+                request = self.scheduler.state.requests[grant.request_id]
                 if request.estimated_wait_s > 0.0:
                     self.wait_errors_s.append((request.estimated_wait_s, request.granted_s - request.arrived_s))
                 self._simulation.send(job, self._indexes[grant.worker_id])

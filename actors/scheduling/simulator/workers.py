@@ -184,8 +184,6 @@ class SimulatedWorker:
             finished=tuple(self._finished),
             pages_added=added,
             pages_evicted=evicted,
-            free_pages=self.pages.free_pages,
-            active_jobs=len(self.active),
             steps=tuple(self._samples),
             generated_tokens=self._tokens,
         )

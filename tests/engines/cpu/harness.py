@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from actors.builtin_model import builtin_model_path
 from actors.engines.base import Emitted, Ended, Engine, EngineJob, Prefilled, Started
+from actors.paging.hashes import page_hashes
 from actors.results import TokenLogprobs
 from actors.sampling import sampling_params
 
@@ -34,9 +35,11 @@ def job(
     job_id: int, prompt: str | Iterable[int], max_new_tokens: int = 16, *, seed: int = 0, **params: Any
 ) -> EngineJob:
     """A job, greedy unless `params` say otherwise."""
+    token_ids = ids_of(prompt) if isinstance(prompt, str) else tuple(prompt)
     return EngineJob(
         job_id=job_id,
-        token_ids=ids_of(prompt) if isinstance(prompt, str) else tuple(prompt),
+        token_ids=token_ids,
+        page_hashes=page_hashes(token_ids),
         max_new_tokens=max_new_tokens,
         seed=seed,
         params=sampling_params(**({"temperature": 0.0} | params)),

@@ -299,7 +299,7 @@ def test_a_failed_step_leaves_an_engine_that_works_after_a_reset(
 
 def test_a_refused_job_changes_nothing(engine: CpuEngine) -> None:
     with pytest.raises(InvalidRequest):
-        engine.submit(job(1, [5000], 5))
+        engine.submit(job(1, [5], 0))
     with pytest.raises(InvalidRequest, match="regex"):
         engine.submit(job(1, "One day", 5, regex="("))
     assert not engine.has_work()

@@ -9,7 +9,7 @@ import pytest
 from actors.config import EngineConfig
 from actors.engines.cpu import CpuEngine
 from actors.engines.cpu import loading as cpu_loading
-from actors.engines.cpu.checks import SUPPORTED_PARAMETERS
+from actors.engines.cpu.loading import SUPPORTED_PARAMETERS
 from actors.errors import ModelError
 from actors.messages import LoadProgress, WorkerLimits
 from actors.paging.hashes import PAGE_TOKENS

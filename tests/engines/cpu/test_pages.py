@@ -14,6 +14,7 @@ from actors.engines.base import EngineJob
 from actors.engines.cpu import CpuEngine
 from actors.paging.hashes import PAGE_TOKENS, page_hashes
 from tests.engines.cpu.harness import Runner, alone, filler, job, reference_tokens, run
+from tests.properties import examples
 
 
 def all_free(engine: CpuEngine) -> bool:
@@ -79,6 +80,28 @@ def test_equal_prompts_that_start_together_are_computed_once(engine: CpuEngine, 
         assert outcomes[i].prefilled_tokens + outcomes[i].cached_tokens == 800
 
 
+def test_pages_that_a_completion_filled_meanwhile_are_copied_whole(engine: CpuEngine, reference: Any) -> None:
+    """A prompt waits for its turn while another job's completion writes the same text. Its pages have the names, so
+    those of the completion stay nameless: their content is found by its tokens, one whole page after the other."""
+    begin = filler(250)
+    text = (*begin, *alone(engine, job(0, begin, 600, ignore_eos=True)).token_ids)
+    engine.reset()
+    runner = Runner(engine)
+    runner.submit(job(1, begin, 600, ignore_eos=True))
+    runner.step()
+    batch = engine._batch
+    assert batch is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch, "_chunk_tokens", 0)  # as if long prompts before it took the budget of every step
+        runner.submit(job(2, text[:800], 12))
+        runner.until(lambda: len(runner.outcomes[1].token_ids) >= 530)
+    runner.step()
+    assert (runner.outcomes[2].cached_tokens, runner.outcomes[2].prefilled_tokens) == (768, 32)
+    engine.cancel(1)
+    assert runner.finish()[2].token_ids == reference_tokens(reference, text[:800], 12)
+    assert all_free(engine)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_who_waits_for_a_page_computes_it_when_its_owner_goes(engine: CpuEngine, reference: Any, steps: int) -> None:
     prompt = filler(900)
@@ -121,7 +144,7 @@ def mixed_jobs(random: Random) -> list[EngineJob]:
     return jobs
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(random=st.randoms(use_true_random=False))
 def test_after_any_mix_everything_is_given_back(engine: CpuEngine, random: Random) -> None:
     runner = Runner(engine)
@@ -134,8 +157,7 @@ def test_after_any_mix_everything_is_given_back(engine: CpuEngine, random: Rando
         runner.step()
     runner.finish()
     assert all_free(engine)
-    assert engine._batch is not None
-    engine._batch.table.validate([])
+    engine._table.validate([])
 
 
 def test_a_cache_of_one_job_serves_many() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from actors.engines.base import Emitted, Ended, EngineEvent, EngineJob, Prefilled, Started
 from actors.engines.exllamav2.engine import ExLlamaV2Engine
+from actors.paging.hashes import page_hashes
 from actors.results import TokenLogprobs
 from actors.sampling import sampling_params
 from tests.engines.exllamav2.standin import VOCAB_SIZE, next_logits
@@ -39,6 +40,7 @@ def job(job_id: int, token_ids: Sequence[int], max_new_tokens: int = 20, *, seed
     return EngineJob(
         job_id=job_id,
         token_ids=tuple(token_ids),
+        page_hashes=page_hashes(token_ids),
         max_new_tokens=max_new_tokens,
         seed=seed,
         params=sampling_params(**params),

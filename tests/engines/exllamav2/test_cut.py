@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.engines.exllamav2.cut import Cut, choose, cut_of
@@ -15,6 +15,7 @@ from actors.engines.exllamav2.sampling import most_likely
 from actors.engines.exllamav2.settings import sampler_settings
 from actors.sampling import SamplingParams, sampling_params
 from tests.engines.exllamav2.standin.sampler import sample_basic
+from tests.properties import examples
 
 VOCAB = 1024
 NONE = torch.empty((1, 1), device="meta")
@@ -53,7 +54,7 @@ SAMPLERS: list[dict[str, Any]] = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     spread=st.sampled_from([0.2, 1.0, 3.0, 8.0]),
@@ -147,7 +148,6 @@ def test_samplers_that_need_the_whole_row_get_it(sampler: dict[str, Any]) -> Non
     assert cut_of(sampling_params(**sampler)) is None
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-60000, 60000, width=16), min_size=2, max_size=50))
 def test_candidates_come_most_likely_first_and_equal_ones_with_the_higher_id_first(values: list[float]) -> None:
     found = most_likely(torch.tensor([values]).half(), len(values))

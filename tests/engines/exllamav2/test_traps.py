@@ -74,13 +74,9 @@ def test_a_job_larger_than_the_cache_is_refused(tmp_path: Path) -> None:
 
 
 BAD_JOBS: list[tuple[str, dict[str, Any]]] = [
-    ("an id outside the vocabulary", {"token_ids": [5, 512]}),
-    ("a negative id", {"token_ids": [-1]}),
     ("an empty prompt", {"token_ids": []}),
     ("nothing to generate", {"token_ids": [5], "max_new_tokens": 0}),
     ("a negative number of tokens", {"token_ids": [5], "max_new_tokens": -600}),
-    ("a stop token outside the vocabulary", {"token_ids": [5], "stop_token_ids": (512,)}),
-    ("a bias outside the vocabulary", {"token_ids": [5], "logit_bias": {600: 1.0}}),
     ("a DRY range that the library asserts against", {"token_ids": [5], "dry_multiplier": 1.0, "dry_range": 10}),
     ("a schema that is none", {"token_ids": [5], "json_schema": "{"}),
 ]
@@ -129,6 +125,15 @@ def test_drafting_ends_neither_early_nor_with_an_error_at_a_page_edge(
     assert outcome.token_ids == reference(prompt(length), count)
     assert outcome.end.completion_tokens == count
     assert engine._model.limits.reserve_tokens == 4
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4])
+def test_a_prompt_shorter_than_an_ngram_harms_nobody(tmp_path: Path, tokens: int) -> None:
+    engine = make_engine(tmp_path, exllamav2={"ngram_draft": True})
+    prompts = [prompt(40), prompt(tokens, 1), prompt(tokens, 2)]
+    outcomes = run(engine, [greedy(number, ids, 20) for number, ids in enumerate(prompts)])
+    for number, ids in enumerate(prompts):
+        assert outcomes[number].token_ids == reference(ids, 20)
 
 
 def test_what_cannot_be_drafted_is_refused_by_name(tmp_path: Path) -> None:

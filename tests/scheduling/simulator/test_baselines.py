@@ -44,8 +44,6 @@ def report(added: tuple[bytes, ...] = (), first: tuple[str, ...] = (), finished:
         first_tokens=tuple((name, 1) for name in first),
         finished=tuple(AttemptFinished(name, 1, 1) for name in finished),
         pages_added=added,
-        free_pages=0,
-        active_jobs=0,
     )
 
 

@@ -71,7 +71,7 @@ def test_the_scheduler_keeps_its_invariants_through_deaths_and_late_reports(poli
     simulation.run()
     assert all((one.done_s is None) == (one.refused is not None) for one in jobs)
     assert any(one.attempt > 1 and one.done_s is not None for one in jobs)
-    assert len(core.scheduler.queue) == 0
+    assert len(core.scheduler.state.queue) == 0
     for worker in simulation.workers:
         assert worker is not None
         assert worker.pages.free_pages == worker.spec.total_pages

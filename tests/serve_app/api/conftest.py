@@ -9,8 +9,8 @@ import openai
 import pytest
 
 from actors import Pool
-from serve_app.api import create_api
-from serve_app.models import Models
+from serve_app.api.app import create_api
+from serve_app.models.served import Models
 from tests.serve_app.api.live import LiveServer, served
 from tests.serve_app.api.recording import RecordingObserver
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from actors.ray_session import NAMESPACE
 from actors.results import Priority
-from serve_app.models import ServedModel
+from serve_app.models.served import ServedModel
 
 START_TIMEOUT_S = 30.0
 

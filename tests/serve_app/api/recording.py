@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve_app.observer import RequestRecord
+from serve_app.metrics.observer import RequestRecord
 
 
 class RecordingObserver:

@@ -130,7 +130,7 @@ def test_stop_strings_end_the_text_and_are_not_part_of_it(client: openai.OpenAI,
 
 
 def test_every_field_may_be_null(http: httpx.Client) -> None:
-    from serve_app.schemas.chat import ChatCompletionRequest
+    from serve_app.api.schemas.chat import ChatCompletionRequest
 
     fields: dict[str, Any] = dict.fromkeys(set(ChatCompletionRequest.model_fields) - {"model", "messages"})
     response = http.post("/v1/chat/completions", json={**fields, "model": MODEL, "messages": QUESTION, "max_tokens": 5})

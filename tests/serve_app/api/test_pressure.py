@@ -18,8 +18,8 @@ import ray
 from actors import Pool
 from actors.config import SimulatedOptions
 from actors.ray_session import NAMESPACE, worker_name
-from serve_app.api import create_api
-from serve_app.models import Models, ServedModel
+from serve_app.api.app import create_api
+from serve_app.models.served import Models, ServedModel
 from tests.serve_app.api.live import LiveServer, served
 
 pytestmark = pytest.mark.ray

@@ -14,8 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 from serve_app.caller import caller_of
 from serve_app.config import LiveSettings
 from serve_app.edge import Edge
+from serve_app.edge.keys import KeyRing
 from serve_app.edge.request_id import request_id_of
-from serve_app.keys import KeyRing
 
 LOCAL = ("127.0.0.1", 40_000)
 

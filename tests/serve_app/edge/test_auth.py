@@ -12,8 +12,8 @@ from serve_app.caller import ANYBODY
 from serve_app.config import LiveSettings
 from serve_app.edge import Edge
 from serve_app.edge.auth import TokenCharges
-from serve_app.keys import KeyEntry, KeyRing, new_key
-from serve_app.observer import RequestRecord
+from serve_app.edge.keys import KeyEntry, KeyRing, new_key
+from serve_app.metrics.observer import RequestRecord
 from tests.serve_app.edge.apps import client, echo, edge
 
 ALICE, BOB = new_key(), new_key()

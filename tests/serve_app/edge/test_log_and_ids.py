@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from serve_app.edge.access_log import MAX_LOGGED_BYTES, logger
-from serve_app.keys import KeyEntry, KeyRing, new_key
+from serve_app.edge.keys import KeyEntry, KeyRing, new_key
 from tests.serve_app.edge.apps import client, edge
 from tests.serve_app.edge.test_auth import entry
 

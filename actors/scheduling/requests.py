@@ -1,0 +1,120 @@
+"""What fronts do: ask for a place, ask again, give up, go. Each function takes in one event; see `state.py`."""
+
+from __future__ import annotations
+
+import math
+
+from actors.messages import Admission, RefusalReason
+from actors.scheduling import intake
+from actors.scheduling.actions import Action
+from actors.scheduling.events import Cancelled, FrontGone, Submitted, TenantsWeighed
+from actors.scheduling.records import Request
+from actors.scheduling.refusals import refuse, refuse_at_the_door, refuse_duplicate, wait_bound_s
+from actors.scheduling.state import SchedulerState
+from actors.scheduling.transitions import end, enter, grant, revoke
+
+
+def on_submitted(state: SchedulerState, event: Submitted) -> list[Action]:
+    admission, front_id = event.admission, event.front_id
+    state.counts["submitted"] += 1
+    known = state.requests.get(admission.request_id)
+    if known is not None and admission.attempt <= known.admission.attempt:
+        return _asked_again(state, known, admission, front_id)
+    fault = intake.fault(admission)
+    if fault is not None:
+        return [refuse(state, admission.request_id, front_id, RefusalReason.INVALID, fault)]
+    actions = [] if known is None else _supersede(state, known, admission, front_id)
+    refusal = refuse_at_the_door(state, admission, front_id)
+    if refusal is None:
+        _enqueue(state, admission, front_id)
+    else:
+        actions.append(refusal)
+    return actions
+
+
+def _asked_again(state: SchedulerState, known: Request, admission: Admission, front_id: str) -> list[Action]:
+    """A submission of an attempt that is known, or of an earlier one. The cases, in order:
+
+    - Nobody owns the attempt, since its worker ran it before this scheduler knew of it: whoever asks for it owns it.
+    - Another front's request has this id: the one who asks is refused, or it would wait for ever. The other goes on.
+    - The front has gone on to a later attempt: this message was overtaken by that one, and nobody waits for its answer.
+    - The same attempt with other contents: two requests of one front under one id. The second is refused.
+    - The same again, in the queue: it stays where it is, and the answer comes in time.
+    - The same again, with a place: the front did not hear of it, so it is told again. The grant is the same.
+    """
+    same_attempt = admission.attempt == known.admission.attempt
+    if known.worker is not None and same_attempt and not known.front_id and front_id:
+        known.front_id = front_id
+        state.note(known, "attempt {} belongs to front {}", admission.attempt, front_id)
+        return [grant(known, known.worker)]
+    if known.front_id != front_id:
+        return [refuse_duplicate(state, known, admission, front_id)]
+    if not same_attempt:
+        state.ignore("submission of an old attempt")
+        return []
+    if admission != known.admission:
+        return [refuse_duplicate(state, known, admission, front_id)]
+    if known.worker is None:
+        state.ignore("submitted again unchanged")
+        return []
+    return [grant(known, known.worker)]
+
+
+def _supersede(state: SchedulerState, known: Request, admission: Admission, front_id: str) -> list[Action]:
+    """A later attempt takes the place of the known one, from whichever front it comes."""
+    why, attempts = "attempt {} is over, attempt {} follows", (known.admission.attempt, admission.attempt)
+    if known.front_id == front_id:  # the front knows: it has given the earlier attempt up itself
+        end(state, known, why, *attempts)
+        return []
+    return revoke(state, known, why, *attempts)
+
+
+def _enqueue(state: SchedulerState, admission: Admission, front_id: str) -> None:
+    timeout_s = math.inf if admission.timeout_s is None else admission.timeout_s
+    expected = state.lengths.expected(admission.tenant, admission.max_new_tokens)
+    request = Request(
+        admission=admission,
+        arrived_s=state.now_s,
+        deadline_s=state.now_s + min(wait_bound_s(state, admission), timeout_s),
+        expected_tokens=expected,
+        work=0.0,
+        front_id=front_id,
+        overtakers=state.foreground_starts,
+    )
+    request.work = state.waits.work(admission.prompt_tokens, expected, request.own_pages, state.now_s)
+    enter(state, request)
+    state.note(request, "attempt {} queued as {}", admission.attempt, admission.priority.value)
+
+
+def on_cancelled(state: SchedulerState, event: Cancelled) -> list[Action]:
+    request = state.requests.get(event.request_id)
+    # Two fences. A cancellation may be overtaken by the next attempt of its own request, which it must not end; and it
+    # may carry an id under which another front has a request.
+    if request is None:
+        state.ignore("cancellation of an unknown request")
+    elif request.front_id not in ("", event.front_id):
+        state.ignore("cancellation by another front")
+    elif request.admission.attempt > event.attempt:
+        state.ignore("cancellation of an old attempt")
+    else:
+        state.counts["cancelled"] += 1
+        end(state, request, "cancelled while {}", request.state.value)
+    return []
+
+
+def on_front_gone(state: SchedulerState, event: FrontGone) -> list[Action]:
+    if not event.front_id:  # attempts without an owner are no front's
+        state.ignore("a front without a name is gone")
+        return []
+    for request in [r for r in state.requests.values() if r.front_id == event.front_id]:
+        state.counts["cancelled"] += 1
+        end(state, request, "its front was gone while it was {}", request.state.value)
+    return []
+
+
+def on_tenants_weighed(state: SchedulerState, event: TenantsWeighed) -> list[Action]:
+    if all(0.0 < weight < math.inf for weight in event.weights.values()):
+        state.queue.weigh(event.weights)
+    else:
+        state.ignore("a weight that is not above 0")
+    return []

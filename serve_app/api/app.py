@@ -1,0 +1,116 @@
+"""The OpenAI-compatible API as one FastAPI application."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from actors.errors import ExlpoolError
+from serve_app.api.openapi import describe, package_version
+from serve_app.api.routes import generation_routes, health_routes, model_routes, tokenizer_routes
+from serve_app.api.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
+from serve_app.api.schemas.completions import CompletionChunk, CompletionRequest
+from serve_app.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
+from serve_app.api.service import CLIENT_GONE_STATUS, Service
+from serve_app.config import ApiLimits
+from serve_app.errors import InternalError, MethodNotAllowed, UnknownPath, error_response
+from serve_app.metrics.observer import Observer, Unobserved
+from serve_app.models.served import Models
+
+logger = logging.getLogger(__name__)
+
+API_PREFIX = "/v1"
+
+
+def create_api(
+    models: Models, *, observer: Observer | None = None, limits: ApiLimits | None = None, docs: bool = True
+) -> FastAPI:
+    """An application that serves `models`. Its lifespan starts and closes them, on the event loop that runs it.
+
+    Authentication, request ids, bounds on bodies and CORS are middleware for its owner to add; authentication leaves a
+    `Caller` in `request.state.caller`.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        models.start()
+        try:
+            yield
+        finally:
+            await models.close()
+
+    app = FastAPI(
+        title="exlpool",
+        version=package_version(),
+        description="An OpenAI-compatible API over pools of ExLlamaV2 workers.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        openapi_url="/openapi.json" if docs else None,
+        docs_url="/docs" if docs else None,
+        redoc_url=None,
+    )
+    service = Service(models, observer or Unobserved(), limits or ApiLimits())
+    routers = (generation_routes(service), model_routes(models))
+    for router in routers:
+        app.include_router(router, prefix=API_PREFIX)
+        app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the prefix
+    app.include_router(tokenizer_routes(models))
+    app.include_router(health_routes(models))
+    app.add_exception_handler(ExlpoolError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse_path)
+    app.add_exception_handler(ClientDisconnect, _forget)
+    app.add_exception_handler(Exception, _fail)
+    app.add_middleware(WithoutTrailingSlash)
+    describe(
+        app,
+        (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest),
+        (ChatCompletionChunk, CompletionChunk),
+    )
+    return app
+
+
+class WithoutTrailingSlash:
+    """`/v1/models/` means `/v1/models`: a redirect would turn some clients' POST into a GET."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+        await self._app(scope, receive, send)
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ExlpoolError)
+    return error_response(error)
+
+
+async def _refuse_path(request: Request, error: Exception) -> Response:
+    """The router's own refusals."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == MethodNotAllowed.status:
+        return error_response(
+            MethodNotAllowed(f"{request.method} is not allowed for {request.url.path}."), error.headers
+        )
+    if error.status_code == UnknownPath.status:
+        return error_response(UnknownPath(f"There is nothing at {request.method} {request.url.path}."))
+    logger.error("The router refused a request with %s: %s", error.status_code, error.detail)
+    return error_response(InternalError(str(error.detail)))
+
+
+async def _forget(_: Request, __: Exception) -> Response:
+    """The client went away while it sent its request: nobody reads this."""
+    return Response(status_code=CLIENT_GONE_STATUS)
+
+
+async def _fail(_: Request, error: Exception) -> Response:
+    """Whatever nobody foresaw; the traceback goes to the log, not to the client."""
+    return error_response(InternalError(f"The server failed on this request ({type(error).__name__})."))

@@ -1,0 +1,75 @@
+"""A request's body becomes a schema, or one sentence about what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from email.message import Message
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from starlette.requests import Request
+
+from actors.errors import InvalidRequest
+from serve_app.api.schemas.common import RequestModel
+from serve_app.errors import NotJson
+
+Schema = TypeVar("Schema", bound=RequestModel)
+
+
+async def parse_body(request: Request, schema: type[Schema]) -> tuple[Schema, int]:
+    """The body, and its size in bytes.
+
+    :raises InvalidRequest: not JSON, or not what the schema wants; `param` names the field.
+    """
+    _require_json(request.headers.get("content-type", ""))
+    body = await request.body()
+    try:
+        return schema.model_validate_json(body), len(body)
+    except ValidationError as error:
+        raise _refusal(error) from None
+
+
+def _require_json(content_type: str) -> None:
+    message = Message()
+    message["content-type"] = content_type
+    kind = message.get_content_type()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise NotJson("Send the request as JSON, with the header Content-Type: application/json.")
+
+
+def _refusal(error: ValidationError) -> InvalidRequest:
+    """The first wrong field; of the ways in which a value misses every type it might have, the one that came
+    furthest."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequest(f"The body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}.")
+    same_field = [other for other in errors if other["loc"][:1] == first["loc"][:1]]
+    worst = max(same_field, key=lambda other: len(_path(other["loc"])))
+    param = _field_name(worst["loc"])
+    if worst["type"] == "missing":
+        return InvalidRequest(f"Missing required parameter: {param!r}.", param=param)
+    return InvalidRequest(f"{param or 'The body'}: {worst['msg']}.", param=param)
+
+
+def _path(location: Sequence[Any]) -> list[str | int]:
+    """A location without pydantic's own words for the members of a union, such as `list[str]` or `TextPart`, and
+    without the keys of a mapping, which are the caller's."""
+    if "[key]" in location:
+        location = location[: location.index("[key]") - 1]
+    return [
+        part
+        for place, part in enumerate(location)
+        if isinstance(part, int) or place == 0 or (part.isidentifier() and part.islower() and part not in _TYPE_NAMES)
+    ]
+
+
+_TYPE_NAMES = frozenset({"str", "int", "float", "bool", "dict", "list"})
+
+
+def _field_name(location: Sequence[Any]) -> str | None:
+    """`messages[0].role`, as OpenAI names fields."""
+    name = ""
+    for part in _path(location):
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
+    return name or None

@@ -1,0 +1,136 @@
+"""Requests to generate, from the body to the last byte: the same for chats and plain completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from actors.errors import ExlpoolError
+from actors.results import Timing
+from serve_app.api.answer import Answer
+from serve_app.api.disconnect import ClientGone, UntilClientGone
+from serve_app.api.generation import run_whole, stream
+from serve_app.api.options import own_names
+from serve_app.api.parsing import parse_body
+from serve_app.api.schemas.chat import ChatCompletionRequest
+from serve_app.api.schemas.completions import CompletionRequest
+from serve_app.api.sse import DONE, EventStream
+from serve_app.api.usage import usage_model
+from serve_app.caller import Caller, caller_of
+from serve_app.config import ApiLimits
+from serve_app.metrics.observed_request import ObservedRequest
+from serve_app.metrics.observer import Observer
+from serve_app.metrics.usage import UsageSum
+from serve_app.models.served import Models, ServedModel
+
+CLIENT_GONE_STATUS = 499
+
+Body = TypeVar("Body", ChatCompletionRequest, CompletionRequest)
+Prepare = Callable[[ServedModel, Body, int, Caller, ApiLimits], Awaitable[Answer]]
+
+
+class Service:
+    def __init__(self, models: Models, observer: Observer, limits: ApiLimits) -> None:
+        self._models = models
+        self._observer = observer
+        self._limits = limits
+
+    async def generate(self, http: Request, endpoint: str, schema: type[Body], prepare: Prepare[Body]) -> Response:
+        """Answer a request. What can be refused is refused before the response begins.
+
+        :raises ExlpoolError: the request is wrong, was refused, or failed before any of its text was there.
+        """
+        observed = ObservedRequest(self._observer, endpoint)
+        try:
+            body, size = await parse_body(http, schema)
+            async with UntilClientGone(http.receive):
+                return await self._answer(http, body, size, prepare, observed)
+        except (ClientGone, ClientDisconnect):
+            observed.end("disconnected", CLIENT_GONE_STATUS)
+            return Response(status_code=CLIENT_GONE_STATUS)
+        except ExlpoolError as error:
+            observed.end(error.code, error.status)
+            raise
+        except Exception:
+            observed.end("internal_error", 500)
+            raise
+        except BaseException:  # cancelled by the server
+            observed.end("disconnected", CLIENT_GONE_STATUS)
+            raise
+
+    async def _answer(
+        self, http: Request, body: Body, size: int, prepare: Prepare[Body], observed: ObservedRequest
+    ) -> Response:
+        model = self._models.get(body.model)
+        answer = await prepare(model, body, size, caller_of(http), self._limits)
+        usage = UsageSum(body.n or 1, [len(job.token_ids) for job in answer.jobs])
+        observed.start(model.name, usage)
+        with own_names(body):
+            if body.stream:
+                return await _streamed(model, answer, usage, observed, include_usage=body.include_usage)
+            return await _whole(model, answer, usage, observed)
+
+
+async def _whole(model: ServedModel, answer: Answer, usage: UsageSum, observed: ObservedRequest) -> Response:
+    deltas = await run_whole(model.front, answer.jobs)
+    for job, delta in zip(answer.jobs, deltas, strict=True):
+        if delta.usage is not None:
+            usage.end(job.choice, delta.usage)
+    timing = max((delta.timing for delta in deltas if delta.timing is not None), key=lambda timing: timing.total_s)
+    observed.timing = timing
+    response = Response(
+        answer.whole(deltas, usage_model(usage)),
+        media_type="application/json",
+        headers=timing_headers(timing, whole=True),
+    )
+    observed.end("ok", response.status_code)
+    return response
+
+
+async def _streamed(
+    model: ServedModel, answer: Answer, usage: UsageSum, observed: ObservedRequest, *, include_usage: bool
+) -> Response:
+    """Wait for the first text, or the refusal that comes in its place, and hand the rest to the response."""
+    events = _events(model, answer, usage, observed, include_usage=include_usage)
+    try:
+        head = await anext(events)
+    except BaseException:
+        await events.aclose()
+        raise
+    headers = {} if observed.timing is None else timing_headers(observed.timing, whole=False)
+    return EventStream(head, events, observed, headers)
+
+
+async def _events(
+    model: ServedModel, answer: Answer, usage: UsageSum, observed: ObservedRequest, *, include_usage: bool
+) -> AsyncGenerator[str, None]:
+    """The text of the stream, in pieces that are never empty."""
+    opening = answer.opening()
+    async with aclosing(stream(model.front, answer.jobs)) as deltas:
+        async for choice, delta in deltas:
+            observed.streamed(delta)
+            if delta.usage is None:
+                usage.stream(choice, len(delta.token_ids))
+            else:
+                usage.end(choice, delta.usage)
+            text = opening + answer.chunks(choice, delta)
+            opening = ""
+            if text:
+                yield text
+    yield (answer.writer.usage(usage_model(usage)) if include_usage else "") + DONE
+
+
+def timing_headers(timing: Timing, *, whole: bool) -> dict[str, str]:
+    """Where the time went, in milliseconds; of a stream as far as its first token."""
+    headers = {"x-queue-time-ms": _ms(timing.queue_s), "x-prefill-time-ms": _ms(timing.prefill_s)}
+    if whole:
+        headers["x-inference-time-ms"] = _ms(timing.total_s - timing.queue_s)
+    return headers
+
+
+def _ms(seconds: float) -> str:
+    return f"{max(seconds, 0.0) * 1000.0:.1f}"

@@ -1,0 +1,1 @@
+"""The Ray Serve application: the replicas that answer, and the pools behind them."""
