@@ -49,7 +49,12 @@ def _greedy_if_tiny(temperature: float) -> float:
 
 
 def _schema_text(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    try:
+        return json.dumps(value)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"it cannot be written as JSON: {error}") from None
 
 
 Int = Annotated[int, BeforeValidator(_plain_int)]
@@ -172,7 +177,10 @@ def sampling_params(**values: Any) -> SamplingParams:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = type(value).__name__
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -48,8 +48,8 @@ def process_of(name: str) -> psutil.Process:
 
 def assert_gone(eventually: Eventually, processes: list[psutil.Process]) -> None:
     names = ["ending", worker_name("ending", "worker-0"), worker_name("ending", "worker-1")]
-    eventually(lambda: not any(taken(name) for name in names))
-    eventually(lambda: all(ended(process) for process in processes))
+    eventually(lambda: not any(taken(name) for name in names), WAIT_S)
+    eventually(lambda: all(ended(process) for process in processes), WAIT_S)  # Ray is slow to kill a stopped process
     with pytest.raises(PoolNotFound):
         Pool.connect("ending")
 

@@ -13,16 +13,36 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError, nodes
+from jinja2.defaults import DEFAULT_NAMESPACE
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from actors.errors import InvalidRequest, ModelError
+from actors.errors import InvalidRequest, ModelError, first_line
 
 Messages = Sequence[Mapping[str, Any]]
 
+_GIVEN = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
+_FUNCTIONS = frozenset(DEFAULT_NAMESPACE) | {"raise_exception", "strftime_now"}
+_WORDS = frozenset({"self", "super", "loop", "caller", "varargs", "kwargs"})
+_CONSTANTS = frozenset({"true", "false", "none", "True", "False", "None"})
+RESERVED_VARIABLES = _GIVEN | _FUNCTIONS | _WORDS | _CONSTANTS
+"""Names that a variable for a template cannot have: what the template is given already, the functions that it calls,
+and words that mean something in the language of templates, where the variable would be lost without a word."""
+
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+"""What a template raises over messages and variables that it was not made for: it calculates with them, looks into
+them and calls their methods."""
 _END_OF_CONTENT = "\ue000end\ue001"
 """Marks where the final message ends, to cut there; private-use characters that no tokenizer treats apart."""
+
+
+def require_free_names(variables: Mapping[str, Any], param: str = "template_variables") -> None:
+    """:raises InvalidRequest: a variable has one of the `RESERVED_VARIABLES`' names; `param` is what the caller called
+    the variables."""
+    taken = sorted(RESERVED_VARIABLES & set(variables))
+    if taken:
+        raise InvalidRequest(f"{param} cannot set {taken[0]}: the name has a meaning of its own.", param=param)
 
 
 class _GenerationTag(Extension):
@@ -61,8 +81,11 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
-            raise ModelError(f"The model's chat template is broken: {error}.") from None
+            raise ModelError(f"The model's chat template is broken: {first_line(error).rstrip('.')}.") from None
         self._variables = dict(variables)
+
+    def __repr__(self) -> str:
+        return f"<ChatTemplate of {len(self.source)} characters with {', '.join(self._variables) or 'no variables'}>"
 
     @classmethod
     def load(cls, model_dir: Path, variables: Mapping[str, str]) -> ChatTemplate | None:
@@ -86,25 +109,30 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
-        **variables: Any,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The text of a conversation. With `continue_final_message` it ends inside the last message.
 
-        :raises InvalidRequest: the template refuses the messages.
+        :raises InvalidRequest: the template refuses the messages, or a variable has a name that is taken.
         """
+        variables = variables or {}
+        require_free_names(variables)
         if continue_final_message:
             add_generation_prompt = False
             messages = [*messages[:-1], _marked(messages[-1])]
         try:
             text = self._template.render(
-                **{**self._variables, **variables},
-                messages=messages,
-                tools=tools,
-                add_generation_prompt=add_generation_prompt,
+                {
+                    **self._variables,
+                    **variables,
+                    "messages": messages,
+                    "tools": tools,
+                    "add_generation_prompt": add_generation_prompt,
+                }
             )
-        except (TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
+        except _REFUSALS as error:
             raise InvalidRequest(
-                f"The model's chat template refuses these messages: {error}.", param="messages"
+                f"The model's chat template refuses these messages: {first_line(error).rstrip('.')}.", param="messages"
             ) from None
         return text.partition(_END_OF_CONTENT)[0] if continue_final_message else text
 

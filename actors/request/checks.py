@@ -89,6 +89,8 @@ def _resolve_length(
 ) -> int:
     room = max(room_tokens(limit) for limit in limits)
     check_length(prompt_tokens, 1, room)
+    # Asked for: that much, or an error. Not asked for: the default, or what is left of the context if that is less, so
+    # that a long prompt is not refused for a length that nobody chose; but `min_new_tokens` at least, if they fit.
     wanted = params.max_new_tokens
     if wanted is None:
         wanted = max(min(default_max_new_tokens, room - prompt_tokens), 1)

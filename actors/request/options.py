@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.errors import InvalidRequest
+from actors.request.chat_template import require_free_names
 from actors.request.prompt import TemplateOptions
 from actors.results import Priority
 from actors.sampling import SamplingParams, sampling_params
 
 MAX_TENANT_CHARACTERS = 128
 _PRIORITIES = tuple(priority.value for priority in Priority)
-_TAKEN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +73,7 @@ def _template_options(
     if variables is not None:
         if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
             raise InvalidRequest("template_variables is a mapping from names to values.", param="template_variables")
-        taken = sorted(_TAKEN_VARIABLES & set(variables))
-        if taken:
-            raise InvalidRequest(f"template_variables cannot set {taken[0]}.", param="template_variables")
+        require_free_names(variables)
     return TemplateOptions(tools, add_generation_prompt, continue_final_message, variables)
 
 

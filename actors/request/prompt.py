@@ -6,7 +6,6 @@ Used by fronts. Imports neither torch nor transformers, so that a front starts f
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
@@ -17,6 +16,7 @@ from tokenizers import Tokenizer
 
 from actors.errors import InvalidRequest, ModelError
 from actors.request.chat_template import ChatTemplate, read_tokenizer_config
+from actors.request.shield import Shield, special_names
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
@@ -44,9 +44,7 @@ class PromptEncoder:
         self._plain = plain
         self._plain.encode_special_tokens = True
         self._template = template
-        specials = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
-        ordered = sorted(specials, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+        self._special = special_names(tokenizer)
 
     @classmethod
     def load(cls, model_dir: str | Path) -> PromptEncoder:
@@ -60,6 +58,10 @@ class PromptEncoder:
         except Exception as error:  # noqa: BLE001 - tokenizers raises nothing more specific
             raise ModelError(f"{directory / 'tokenizer.json'} is not a tokenizer: {error}.") from None
         return cls(tokenizer, plain, ChatTemplate.load(directory, _special_tokens(directory)))
+
+    def __repr__(self) -> str:
+        template = "no chat template" if self._template is None else repr(self._template)
+        return f"<PromptEncoder of {self._tokenizer.get_vocab_size()} tokens, {template}>"
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -86,6 +88,8 @@ class PromptEncoder:
 
         :raises InvalidRequest: an empty prompt, a wrong type, a model without a chat template.
         """
+        # A text; else a sequence, of messages if the first item is one, and otherwise of token ids. Bytes are sequences
+        # of integers too, but nobody means that.
         if isinstance(prompt, str):
             return self._encode_text(prompt, parse_special, add_special)
         if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
@@ -111,13 +115,15 @@ class PromptEncoder:
             raise InvalidRequest("This model has no chat template: give the prompt as text.", param="messages")
         for position, message in enumerate(messages):
             _check_message(message, position)
-        shield = _Shield(self._special)
+        # What the template writes itself may be control tokens, and what a user wrote may not: names of special tokens
+        # are covered in all that goes into the template, and what was covered is encoded as ordinary text.
+        shield = Shield(self._special)
         text = self._template.render(
             [_joined_content(shield.cover(message)) for message in messages],
             tools=shield.cover(options.tools) if options.tools else None,
             add_generation_prompt=options.add_generation_prompt,
             continue_final_message=options.continue_final_message,
-            **shield.cover(dict(options.variables or {})),
+            variables=shield.cover(options.variables or {}),
         )
         _check_text(text)
         token_ids: list[int] = []
@@ -125,41 +131,6 @@ class PromptEncoder:
             tokenizer = self._plain if covered else self._tokenizer
             token_ids += _ids(tokenizer, piece, add_special=False)
         return tuple(token_ids)
-
-
-class _Shield:
-    """Keeps names of special tokens in a user's text apart from those that the template writes.
-
-    They are replaced by marks that nobody can guess, found again in the rendered text, and encoded as ordinary text.
-    A conversation without any is rendered and encoded in one piece, as transformers does.
-    """
-
-    def __init__(self, special: re.Pattern[str] | None) -> None:
-        self._special = special
-        self._nonce = secrets.token_hex(8)
-        self._covered: list[str] = []
-
-    def cover(self, value: Any) -> Any:
-        """A copy of a JSON-like value with every special name in its texts replaced."""
-        if isinstance(value, str):
-            return value if self._special is None else self._special.sub(self._replace, value)
-        if isinstance(value, Mapping):
-            return {key: self.cover(inner) for key, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.cover(inner) for inner in value]
-        return value
-
-    def _replace(self, match: re.Match[str]) -> str:
-        self._covered.append(match.group())
-        return f"\ue000{self._nonce}:{len(self._covered) - 1}\ue001"
-
-    def split(self, text: str) -> list[tuple[str, bool]]:
-        """The rendered text in pieces; True marks those that are to be encoded as ordinary text."""
-        if not self._covered:
-            return [(text, False)]
-        parts = re.split(f"\ue000{self._nonce}:(\\d+)\ue001", text)
-        pieces = [(part, False) if at % 2 == 0 else (self._covered[int(part)], True) for at, part in enumerate(parts)]
-        return [(part, covered) for part, covered in pieces if part]
 
 
 def _check_message(message: Any, position: int) -> None:

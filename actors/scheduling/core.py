@@ -25,6 +25,7 @@ from actors.scheduling.events import (
     WorkerDraining,
     WorkerExpected,
     WorkerLost,
+    WorkerSuspected,
     WorkerUp,
 )
 from actors.scheduling.journal import Entry
@@ -47,6 +48,7 @@ _HANDLERS: dict[type[Any], Callable[[SchedulerState, Any], list[Action]]] = {
     WorkerLost: workers.on_lost,
     WorkerUp: workers.on_up,
     WorkerDown: workers.on_down,
+    WorkerSuspected: health.on_suspected,
     WorkerDraining: workers.on_draining,
     Reported: reports.on_reported,
     Tick: health.on_tick,

@@ -36,9 +36,8 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class FrontGone:
-    """A front is gone, or does not listen any more: all that it asked for is given up. It may come back and ask anew.
-
-    Attempts without an owner (see `WorkerUp`) are no front's, and go on."""
+    """A front is gone, or does not listen any more: what it has waiting, and what was granted and is not known to run,
+    is given up. It may come back and ask anew. What runs goes on until its worker reports the end."""
 
     front_id: str
 
@@ -86,6 +85,14 @@ class WorkerDown:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerSuspected:
+    """Nobody hears a worker at the moment, since the link to it broke: place nothing there until its next report, which
+    is asked for. It ends with that report or with `WorkerDown`."""
+
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerDraining:
     """A worker is to be emptied: place nothing there any more; `StopWorker` follows when it is empty."""
 
@@ -118,6 +125,7 @@ Event = (
     | WorkerLost
     | WorkerUp
     | WorkerDown
+    | WorkerSuspected
     | WorkerDraining
     | Reported
     | TenantsWeighed

@@ -7,7 +7,7 @@ report before it that could tell of work.
 from __future__ import annotations
 
 from actors.scheduling.actions import Action, Probe, Resync
-from actors.scheduling.events import Tick
+from actors.scheduling.events import Tick, WorkerSuspected
 from actors.scheduling.records import RequestState, Worker, WorkerStatus
 from actors.scheduling.state import SchedulerState
 from actors.scheduling.transitions import revoke
@@ -27,6 +27,14 @@ def on_tick(state: SchedulerState, event: Tick) -> list[Action]:
     state.fleet.age_releases()
     state.touch_all()
     return actions
+
+
+def on_suspected(state: SchedulerState, event: WorkerSuspected) -> list[Action]:
+    worker = state.fleet.by_id.get(event.worker_id)
+    if worker is None:
+        state.ignore("suspicion of an unknown worker")
+        return []
+    return suspect(state, worker)
 
 
 def suspect(state: SchedulerState, worker: Worker) -> list[Action]:

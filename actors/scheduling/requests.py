@@ -8,7 +8,8 @@ from actors.messages import Admission, RefusalReason
 from actors.scheduling import intake
 from actors.scheduling.actions import Action
 from actors.scheduling.events import Cancelled, FrontGone, Submitted, TenantsWeighed
-from actors.scheduling.records import Request
+from actors.scheduling.health import suspect
+from actors.scheduling.records import Request, RequestState, WorkerStatus
 from actors.scheduling.refusals import refuse, refuse_at_the_door, refuse_duplicate, wait_bound_s
 from actors.scheduling.state import SchedulerState
 from actors.scheduling.transitions import end, enter, grant, revoke
@@ -24,11 +25,24 @@ def on_submitted(state: SchedulerState, event: Submitted) -> list[Action]:
     if fault is not None:
         return [refuse(state, admission.request_id, front_id, RefusalReason.INVALID, fault)]
     actions = [] if known is None else _supersede(state, known, admission, front_id)
+    actions += _doubt(state, admission)
     refusal = refuse_at_the_door(state, admission, front_id)
     if refusal is None:
         _enqueue(state, admission, front_id)
     else:
         actions.append(refusal)
+    return actions
+
+
+def _doubt(state: SchedulerState, admission: Admission) -> list[Action]:
+    """A request that comes again excludes the workers on which its attempts were lost. Its front may have seen such a
+    worker die before anybody else did, and where no other is left the request would be sent there again at once. So
+    nothing is placed there until the worker reports, which one that is well does within a step."""
+    actions: list[Action] = []
+    for worker_id in admission.excluded_workers:
+        worker = state.fleet.by_id.get(worker_id)
+        if worker is not None and worker.status is WorkerStatus.UP:
+            actions += suspect(state, worker)
     return actions
 
 
@@ -106,7 +120,10 @@ def on_front_gone(state: SchedulerState, event: FrontGone) -> list[Action]:
     if not event.front_id:  # attempts without an owner are no front's
         state.ignore("a front without a name is gone")
         return []
-    for request in [r for r in state.requests.values() if r.front_id == event.front_id]:
+    # What runs is not touched: a front that was only cut off from here still reads it, and one that is really gone is
+    # gone for the worker too, which cancels it and reports the end. Grants are given back: nobody may act on them.
+    waiting = (RequestState.QUEUED, RequestState.GRANTED)
+    for request in [r for r in state.requests.values() if r.front_id == event.front_id and r.state in waiting]:
         state.counts["cancelled"] += 1
         end(state, request, "its front was gone while it was {}", request.state.value)
     return []

@@ -5,7 +5,6 @@ Exit status: 0 all went well, 1 some requests or models were bad, 2 nothing coul
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from ray.exceptions import RayError
 
 from actors import ExlpoolError, Pool
 from actors.errors import first_line
+from actors.version import package_version
 from cluster.cli import options as opt
 from cluster.cli.console import complain, errors, loading
 from cluster.cli.listing import describe_models
@@ -87,7 +87,7 @@ def models(
 @app.command()
 def version() -> None:
     """Print the version."""
-    print(importlib.metadata.version("exlpool"))
+    print(package_version())
 
 
 register(app)

@@ -13,14 +13,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from actors.errors import ExlpoolError
-from serve_app.api.openapi import describe, package_version
+from actors.version import package_version
+from serve_app.api.openapi import describe
 from serve_app.api.routes import generation_routes, health_routes, model_routes, tokenizer_routes
 from serve_app.api.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
 from serve_app.api.schemas.completions import CompletionChunk, CompletionRequest
 from serve_app.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
-from serve_app.api.service import CLIENT_GONE_STATUS, Service
+from serve_app.api.service import Service
 from serve_app.config import ApiLimits
 from serve_app.errors import InternalError, MethodNotAllowed, UnknownPath, error_response
+from serve_app.metrics.observed_request import CLIENT_GONE_STATUS
 from serve_app.metrics.observer import Observer, Unobserved
 from serve_app.models.served import Models
 

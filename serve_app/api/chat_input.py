@@ -7,22 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.errors import InvalidRequest
+from actors.request.chat_template import require_free_names
 from serve_app.api.response_format import ResponseFormat, text_constraint
 from serve_app.api.schemas.chat import ChatCompletionRequest, ChatMessage, NamedToolChoice, ToolDefinition
 from serve_app.api.tools import Tool, ToolChoice, ToolPlan, plan_tools
 from serve_app.models.text import ModelText
 
-RESERVED_VARIABLES = frozenset({"self", "messages", "tools", "add_generation_prompt", "continue_final_message"})
-"""What a chat template gets from other fields."""
-
 
 def require_free_variables(variables: Mapping[str, Any] | None) -> None:
-    """:raises InvalidRequest: a variable for the chat template has the name of a field."""
-    reserved = sorted(RESERVED_VARIABLES & set(variables or ()))
-    if reserved:
-        raise InvalidRequest(
-            f"chat_template_kwargs: {reserved[0]!r} is not a variable of its own.", param="chat_template_kwargs"
-        )
+    """:raises InvalidRequest: a variable for the chat template has a name that is taken."""
+    require_free_names(variables or {}, param="chat_template_kwargs")
 
 
 def make_plan(text: ModelText, request: ChatCompletionRequest) -> ToolPlan:

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from actors.errors import NoHealthyWorker
+from actors.version import package_version
 from serve_app.api.chat import prepare_chat
 from serve_app.api.completions import prepare_completion
 from serve_app.api.openapi import (
@@ -14,7 +15,6 @@ from serve_app.api.openapi import (
     GENERATION_ERRORS,
     SIMPLE_ERRORS,
     error_responses,
-    package_version,
     request_body,
     stream_response,
 )

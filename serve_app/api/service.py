@@ -22,12 +22,10 @@ from serve_app.api.sse import DONE, EventStream
 from serve_app.api.usage import usage_model
 from serve_app.caller import Caller, caller_of
 from serve_app.config import ApiLimits
-from serve_app.metrics.observed_request import ObservedRequest
+from serve_app.metrics.observed_request import CLIENT_GONE_STATUS, ObservedRequest
 from serve_app.metrics.observer import Observer
 from serve_app.metrics.usage import UsageSum
 from serve_app.models.served import Models, ServedModel
-
-CLIENT_GONE_STATUS = 499
 
 Body = TypeVar("Body", ChatCompletionRequest, CompletionRequest)
 Prepare = Callable[[ServedModel, Body, int, Caller, ApiLimits], Awaitable[Answer]]

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from actors.errors import ExlpoolError
 from serve_app.edge.errors import BadContentLength, BodyTooLarge, BodyTooSlow, HeadersTooLarge
+from serve_app.edge.request_id import HEADER
 from serve_app.errors import error_response
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
@@ -34,7 +35,8 @@ class HeaderBounds:
         await error_response(headers_too_large(self._max_bytes, self._max_headers))(scope, receive, send)
 
     def _fits(self, scope: Scope) -> bool:
-        headers = scope["headers"]
+        # All but the one that `RequestId` has put there.
+        headers = [pair for pair in scope["headers"] if pair[0] != HEADER.encode()]
         target = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
         size = sum(len(name) + len(value) for name, value in headers)
         return len(headers) <= self._max_headers and size + target <= self._max_bytes

@@ -33,7 +33,7 @@ class Listener:
     def __init__(self, app: ASGIApp, listened: Edge, *, host: str, port: int, drain_s: float) -> None:
         self._app = app
         self._listened = listened
-        self._host, self._port, self._drain_s = host, port, drain_s
+        self._host, self.port, self._drain_s = host, port, drain_s
         self.failure: Exception | None = None
         """Why it listens no more, though nobody asked it to end: then its process is of no use."""
         self._tasks = Supervisor("listener")
@@ -84,9 +84,9 @@ class Listener:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listening.bind((self._host, self._port))
+        listening.bind((self._host, self.port))
         self._serving = self._tasks.start("serving", self._server.serve([listening]), on_end=self._ended)
-        logger.info("Listening on %s port %d", self._host, self._port)
+        logger.info("Listening on %s port %d", self._host, self.port)
 
     async def _stop(self) -> None:
         self._server.should_exit = True
@@ -96,9 +96,9 @@ class Listener:
 
     def _ended(self, failure: BaseException | None) -> None:
         if not self._server.should_exit or failure is not None:
-            logger.error("The listener on %s port %d has ended", self._host, self._port, exc_info=failure)
-            self.failure = RuntimeError(f"The listener on {self._host} port {self._port} has ended: {failure!r}.")
+            logger.error("The listener on %s port %d has ended", self._host, self.port, exc_info=failure)
+            self.failure = RuntimeError(f"The listener on {self._host} port {self.port} has ended: {failure!r}.")
 
     def __repr__(self) -> str:
         state = "failed" if self.failure is not None else "listening" if self._serving is not None else "not started"
-        return f"<Listener on {self._host} port {self._port}: {state}>"
+        return f"<Listener on {self._host} port {self.port}: {state}>"

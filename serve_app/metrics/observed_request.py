@@ -8,6 +8,9 @@ from actors.results import Delta, Timing
 from serve_app.metrics.observer import Observer, RequestRecord
 from serve_app.metrics.usage import UsageSum
 
+CLIENT_GONE_STATUS = 499
+"""Stands for an answer that nobody was there to read."""
+
 
 class ObservedRequest:
     """Tells the observer when a request starts, streams and ends; ends exactly once."""
@@ -41,7 +44,9 @@ class ObservedRequest:
         if self._ended:
             return
         self._ended = True
-        usage = self._usage or UsageSum(1)
+        usage = self._usage
+        if usage is None or (_refused(status) and not usage.completion_tokens):
+            usage = UsageSum(1)
         self._observer.ended(
             RequestRecord(
                 endpoint=self._endpoint,
@@ -55,3 +60,13 @@ class ObservedRequest:
                 cached_tokens=usage.cached_tokens,
             )
         )
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "runs" if self._usage is not None else "is checked"
+        return f"<ObservedRequest to {self._endpoint} of {self._model or 'no model yet'}: {state}>"
+
+
+def _refused(status: int) -> bool:
+    """Whether a request that ends so was turned away, if nothing had been generated: it is wrong (400 and the like),
+    there is no room (429), or nobody to do it (503). 499 is a client that left, 500 and 504 come after some work."""
+    return (400 <= status < 500 and status != CLIENT_GONE_STATUS) or status == 503

@@ -11,7 +11,10 @@ class RequestRecord:
     """A request to generate, at its end.
 
     `outcome` is "ok", the code of the error it ended with, or "disconnected". `status` is what the client got, or
-    would have got: a stream that failed had begun with 200. Token counts are 0 where nothing was generated.
+    would have got: a stream that failed had begun with 200.
+
+    The prompt's tokens count from the moment on that the pool has the request, however it ends: they may have been
+    computed when a client leaves before the first token. They do not count where the pool refused the request.
     """
 
     endpoint: str

@@ -18,22 +18,18 @@ class UsageSum:
         self._n = n
         self._usages = [Usage(tokens, 0) for tokens in prompt_tokens]
         self._streamed = [0] * len(prompt_tokens)
-        self._begun = False
 
     def stream(self, choice: int, tokens: int) -> None:
         """So many more tokens of a choice."""
-        self._begun = True
         self._streamed[choice] += tokens
 
     def end(self, choice: int, usage: Usage) -> None:
-        self._begun = True
         self._usages[choice] = usage
         self._streamed[choice] = 0
 
     @property
     def prompt_tokens(self) -> int:
-        """0 before anything was generated."""
-        return sum(usage.prompt_tokens for usage in self._usages[:: self._n]) if self._begun else 0
+        return sum(usage.prompt_tokens for usage in self._usages[:: self._n])
 
     @property
     def cached_tokens(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,8 @@ class Follower:
         assert not self.engine.page_changes(), "nothing happened in between"
 
 
-@settings(examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(actions=st.lists(ACTIONS, min_size=5, max_size=25), tokens=st.sampled_from([2, 20, 80]))
+@settings(examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(actions=st.lists(ACTIONS, min_size=5, max_size=15), tokens=st.sampled_from([2, 20, 80]))
 def test_changes_add_up_to_what_is_resident(engine: Engine, actions: list[tuple[str, int, int]], tokens: int) -> None:
     engine.reset()
     follower = Follower(engine)
@@ -130,5 +131,7 @@ def test_a_run_tells_pages_when_they_fill_and_when_they_are_taken(engine: Engine
     assert added[-1] == 1
     engine.submit(job(2, PROMPTS[1][:700], 7 * PAGE_TOKENS - 700, ignore_eos=True))
     engine.step()
+    assert type(engine).__name__ in repr(engine), "an engine shows its state"
+    assert re.search(r"[1-9] jobs", repr(engine))
     assert engine.page_changes().evicted
     engine.reset()

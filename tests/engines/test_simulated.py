@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from actors.config import EngineConfig, SimulatedOptions
 from actors.engines.base import Engine
 from actors.engines.simulated import SimulatedEngine, expected_tokens
-from actors.engines.simulated.engine import LOAD_STAGES, MAX_LAG_S
+from actors.engines.simulated.engine import LOAD_STAGES
 from actors.engines.simulated.faults import STALL_S
+from actors.engines.simulated.schedule import MAX_LAG_S
 from actors.engines.simulated.tokens import FIRST_TOKEN
 from actors.errors import (
     ContextLengthExceeded,

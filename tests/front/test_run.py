@@ -86,5 +86,5 @@ def test_an_admission_carries_what_is_left_of_the_time() -> None:
     admission = run(30.0, attempt=2, excluded=frozenset({"w#1"})).admission()
     assert admission.timeout_s is not None
     assert 0 < admission.timeout_s <= 30.0
-    assert (admission.attempt, admission.excluded_workers, admission.prompt_tokens) == (2, {"w#1"}, 3)
+    assert (admission.attempt, admission.excluded_workers, admission.prompt_tokens) == (2, frozenset({"w#1"}), 3)
     assert run().admission().timeout_s is None

@@ -69,6 +69,23 @@ def test_the_next_turn_finds_the_answer_in_the_cache(load_engine: LoadEngine) ->
     assert alone(engine, greedy_job(2, follow_up, 16)).end.cached_tokens == 0
 
 
+@pytest.mark.parametrize("drafting", [False, True])
+def test_page_changes_add_up_to_what_is_resident(load_engine: LoadEngine, drafting: bool) -> None:
+    engine = load_engine(cache_tokens=8192, exllamav2={"ngram_draft": drafting})
+    pages = set(engine.resident_pages())
+    engine.page_changes()
+    runner = Runner(engine)
+    runner.submit(*(greedy_job(number, ids, 300) for number, ids in enumerate((*prompts(), (5,)))))
+    while engine.has_work():
+        runner.step()
+        changes = engine.page_changes()
+        assert not pages & set(changes.added)
+        assert pages >= set(changes.evicted)
+        pages = (pages | set(changes.added)) - set(changes.evicted)
+        assert pages == engine.resident_pages()
+    assert pages
+
+
 def test_ngram_drafting_changes_nothing_and_saves_steps(load_engine: LoadEngine) -> None:
     engine = load_engine(exllamav2={"ngram_draft": True})
     saved = 0

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from actors.builtin_model import builtin_model_path
 from actors.errors import InvalidRequest, ModelError
-from actors.request.chat_template import ChatTemplate
+from actors.request.chat_template import RESERVED_VARIABLES, ChatTemplate
 
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
 MESSAGES: list[dict[str, Any]] = [
@@ -67,8 +67,29 @@ def test_a_final_message_can_be_continued(oracle: Any) -> None:
 
 def test_variables_of_a_request_reach_the_template() -> None:
     template = ChatTemplate("{{ 'deep' if enable_thinking else 'flat' }}", {})
-    assert template.render(MESSAGES, enable_thinking=True) == "deep"
+    assert template.render(MESSAGES, variables={"enable_thinking": True}) == "deep"
     assert template.render(MESSAGES) == "flat"
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_VARIABLES))
+def test_a_variable_with_a_name_that_is_taken_is_refused_by_name(name: str) -> None:
+    with pytest.raises(InvalidRequest, match=name) as caught:
+        ChatTemplate("{{ messages[0].content }}", {}).render(MESSAGES, variables={name: 5})
+    assert caught.value.param == "template_variables"
+
+
+@pytest.mark.parametrize(
+    "name", ["args", "context", "environment", "eval_ctx", "variables", "not a name", "", "__class__"]
+)
+def test_any_other_name_is_a_variable(name: str) -> None:
+    template = ChatTemplate("{{ messages[0].content }}", {})
+    assert template.render(MESSAGES, variables={name: 5}) == "Be kind."
+    if name.isidentifier():
+        assert ChatTemplate("{{ " + name + " }}", {}).render(MESSAGES, variables={name: 5}) == "5"
+
+
+def test_every_function_that_templates_are_given_is_reserved() -> None:
+    assert set(ChatTemplate("", {})._template.environment.globals) <= RESERVED_VARIABLES
 
 
 def test_today_is_there() -> None:
@@ -85,6 +106,12 @@ def test_today_is_there() -> None:
         "{{ 'x' * 10 ** 30 }}",
         "{{ ''.__class__.__mro__ }}",
         "{{ messages.append(1) }}",
+        "{{ 1 // (messages | length - 4) }}",
+        "{{ 2.0 ** 5000 }}",
+        "{{ [1][messages | length] + 1 }}",
+        "{% macro again(n) %}{{ again(n + 1) }}{% endmacro %}{{ again(0) }}",
+        "{{ messages | sum(attribute='content') }}",
+        "{{ 5 | dictsort }}",
     ],
 )
 def test_what_a_template_refuses_is_a_bad_request(source: str) -> None:

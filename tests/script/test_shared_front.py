@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -124,9 +125,16 @@ def test_all_fronts_of_a_script_share_one_tokenizer(pool: Pool, monkeypatch: pyt
 
 def test_whoever_waits_for_something_on_the_thread_hears_of_its_end() -> None:
     thread = LoopThread()
-    waiting = thread.submit(asyncio.sleep(10 * WAIT_S))
+    begun = threading.Event()
+
+    async def wait() -> None:
+        begun.set()
+        await asyncio.sleep(10 * WAIT_S)
+
+    waiting = thread.submit(wait())
+    assert begun.wait(WAIT_S)
     thread.loop.call_soon_threadsafe(thread.loop.stop)
     with pytest.raises(PoolClosed):
         waiting.result(WAIT_S)
     with pytest.raises(PoolClosed):
-        thread.submit(asyncio.sleep(0))
+        thread.submit(wait())

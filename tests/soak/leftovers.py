@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from typing import Any
@@ -80,8 +81,9 @@ async def _left(around: Surroundings, before: State | None) -> list[str]:
 
 
 def other_tasks() -> list[str]:
-    """The tasks of this event loop beside the one that asks."""
-    return sorted(task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task())
+    """The tasks of this event loop beside the one that asks. Which life of a worker a task is for is left out."""
+    names = (task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task())
+    return sorted(re.sub("#[0-9a-f]+", "", name) for name in names)
 
 
 async def wait_until_gone(mark: str, within_s: float) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
+from collections import Counter
 from typing import Any
 
 import ray
@@ -40,7 +41,8 @@ async def soak(plan: SoakPlan) -> tuple[Checker, MemoryWatch]:
         before, tasks_before = await _state_before(around), other_tasks()
         await _load(around, watch)
         _tell(checker, "after the load", await wait_until_idle(around, before))
-        _tell(checker, "after the load", [name for name in other_tasks() if name not in tasks_before])
+        more_tasks = Counter(other_tasks()) - Counter(tasks_before)
+        _tell(checker, "after the load", [f"{count} task(s) {name}" for name, count in more_tasks.items()])
     finally:
         await asyncio.to_thread(pool.close)
     _tell(checker, "after the pool was closed", await wait_until_gone(mark, plan.close_within_s))

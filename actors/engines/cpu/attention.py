@@ -63,6 +63,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, op
     query (n, heads, tokens, dim), key and value (n, kv_heads, seen, dim), mask (n or 1, 1, tokens, seen). For a single
     token, query may be (n, kv_heads, heads / kv_heads, dim) as well: those that share keys take the place of tokens.
     """
+    # torch's own attention knows neither a soft cap nor sinks; models with one of them take the long way.
     grouped = query.shape[1] != key.shape[1]
     if options.softcap is None and options.sinks is None:
         return functional.scaled_dot_product_attention(
@@ -108,6 +109,8 @@ class _DecodeGroup:
         places = self._places_of(kv_heads, keys.shape[2])
         keys.flatten(0, 2).index_copy_(0, places, key[self.part].flatten(0, 1))
         values.flatten(0, 2).index_copy_(0, places, value[self.part].flatten(0, 1))
+        # There is one token of each row, so the heads that share a key can stand where torch expects tokens: one
+        # batched product instead of one for every repetition of the keys.
         out = attention(
             query[self.part].view(self.count, kv_heads, -1, query.shape[-1]),
             keys[: self.count, :, : self._seen],
@@ -133,6 +136,8 @@ class _DecodeGroup:
         return self._masks[window]
 
     def _make_mask(self, window: int | None) -> Tensor | None:
+        # Rows of one length that see all of it need no mask, and attention is faster without one. Otherwise shorter
+        # rows must not see the zeros (or another row's leftovers) behind their end, nor a window's past.
         if self._even and window is None:
             return None
         places, positions = torch.arange(self._seen), self.positions[:, None]

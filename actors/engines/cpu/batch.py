@@ -176,6 +176,8 @@ class Batch:
     def _sample(self, logits: Tensor, jobs: Sequence[RunningJob], events: list[EngineEvent]) -> None:
         if not jobs:
             return
+        # Reported are the raw logits, so those rows are copied before anything adjusts them. A job whose grammar fails
+        # is sampled with the others all the same, since rows belong together, and ends afterwards.
         asked = [place for place, job in enumerate(jobs) if job.job.params.logprobs is not None]
         raw = logits[asked] if asked else logits
         failures: dict[RunningJob, InvalidRequest] = {}
@@ -205,6 +207,7 @@ class Batch:
         except InvalidRequest as error:
             self._fail(job, error, events)
             return
+        # Over: it leaves. Its first token: its row moves to those that decode. Any other: its row may have to grow.
         if ended:
             self._leave(job)
         elif len(job.token_ids) == job.prompt_tokens + 1:
@@ -227,6 +230,8 @@ class Batch:
 
     def _store(self, job: RunningJob) -> None:
         """Make what the row holds resident, the beginning of its last page included, for others to take over."""
+        # Three kinds of pages on the way from `position` to the row's end: valid already (by another job, meanwhile),
+        # full by now, and the last one, of which a beginning is there. Then full pages of the completion get names.
         pages, length = job.pages, job.row.length
         for place in range(pages.position // PAGE_TOKENS, pages_needed(length)):
             page, start = pages.pages[place], place * PAGE_TOKENS

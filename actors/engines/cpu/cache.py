@@ -86,6 +86,8 @@ class Block(_Store):
 
     def remove(self, index: int) -> None:
         """Take a row out; the last ones of each kind move up."""
+        # Decoding rows lie in front without a gap, the others behind them. So one that decodes leaves its place to the
+        # last that decodes, whose place then goes, like that of any other, to the last of all.
         if index < self.decoding:
             self.decoding -= 1
             self._move(self.decoding, index)
@@ -172,6 +174,7 @@ class RunningRows:
             block = self._blocks[capacity] = Block(self._shapes, 1, capacity)
         if len(block.rows) < block.places:
             return block
+        # Twice as many places, what is filled is copied. Rows keep their index and are told of their new block.
         larger = Block(self._shapes, 2 * block.places, capacity)
         filled = max(row.length for row in block.rows)
         for to, of in zip((*larger.keys, *larger.values), (*block.keys, *block.values), strict=True):

@@ -44,6 +44,12 @@ class RunningJob:
         self._started_at_s = time.monotonic()
         self._first_token_at_s: float | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"<RunningJob {self.job.job_id}: {self.row.length} of {len(self.token_ids)} tokens computed, "
+            f"{self._completion_tokens} of {self.job.max_new_tokens} generated>"
+        )
+
     def prompt_pages(self) -> list[Page]:
         """The pages that the prompt may share: those that it fills, without the one that ends with its last token."""
         return self.pages.pages[: (self.prompt_tokens - 1) // PAGE_TOKENS]

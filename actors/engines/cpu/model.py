@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.engines.cpu.attention import ATTENTION_NAME, Options, PackedStep, StepHolder, attention
 from actors.engines.cpu.cache import LayerShape, RunningRows
-from actors.errors import ModelError
+from actors.errors import ModelError, first_line
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
@@ -98,6 +98,8 @@ class PackedModel:
 
     def _check_against(self, reference: Tensor) -> None:
         """The same tokens in chunks, then one by one, beside another sequence, must give the same logits."""
+        # All that can go wrong between transformers' models and our attention shows in one of these: a chunk behind
+        # another (positions), beside another prompt (packing), and single tokens beside another row (blocks, masks).
         ids, rows = _check_ids(self._model), RunningRows(self.shapes)
         row, peer = rows.open(_CHECK_TOKENS), rows.open(_CHECK_TOKENS)
         found = []
@@ -147,7 +149,7 @@ def _read_config(path: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise ModelError(f"transformers cannot read {path / 'config.json'}: {_first_line(error)}") from error
+        raise ModelError(f"transformers cannot read {path / 'config.json'}: {first_line(error)}") from error
 
 
 def _read_weights(path: Path, config: Any) -> Any:
@@ -168,7 +170,7 @@ def _read_weights(path: Path, config: Any) -> Any:
             output_loading_info=True,
         )
     except Exception as error:
-        raise ModelError(f"transformers cannot load {path}: {_first_line(error)}") from error
+        raise ModelError(f"transformers cannot load {path}: {first_line(error)}") from error
     if missing := sorted(found["missing_keys"]):
         raise ModelError(f"{path} lacks {len(missing)} of its weights ({missing[0]}): fetch the model again.")
     return model.eval().requires_grad_(False)
@@ -213,8 +215,3 @@ def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
     if value is None:
         return ()
     return (value,) if isinstance(value, int) else tuple(value)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -96,6 +96,9 @@ def _weights(scores: Tensor, best: Tensor, choices: Sequence[Choice]) -> tuple[T
     top_k = torch.tensor([[choice.top_k or scores.shape[-1]] for choice in choices])
     in_top_k = places < top_k
     kept_best = best.masked_fill(~in_top_k, -math.inf)
+    # Where top_k is off, probabilities are shares of the whole vocabulary, of which the candidates are a part; where it
+    # is on, of the top_k alone, as if there were no others. Candidates are enough for a row when the last of them is
+    # dropped: everything beyond it is less likely still.
     whole = torch.tensor([[choice.top_k == 0] for choice in choices])
     total = torch.where(whole, scores.logsumexp(-1, keepdim=True), kept_best.logsumexp(-1, keepdim=True))
     probabilities = (kept_best - total).exp()

@@ -106,6 +106,11 @@ def choose(candidates: Candidates, cuts: Sequence[Cut], draws: Sequence[float]) 
     tokens = np.zeros(len(cuts), dtype=np.int64)
     certain = np.zeros(len(cuts), dtype=np.bool_)
     random = np.asarray(draws, dtype=np.float64) * DRAW_SCALE
+    # Three kinds of jobs, each in one go over all its rows:
+    # - greedy: the most likely token, certain if no token that was left out can be as likely;
+    # - ranked (top_k, then perhaps top_p and min_p): the library has sorted candidates by falling likelihood;
+    # - scanned (min_p alone): the library has not sorted anything, so it draws from the candidates in another order,
+    #   that of falling ids, and the same random number falls on another one.
     top_k = np.array([cut.top_k for cut in cuts])
     for rows, method in ((top_k == 1, _greedy), (top_k > 1, _ranked), (top_k == 0, _scanned)):
         if rows.any():
@@ -129,6 +134,9 @@ def _ranked(candidates: Candidates, cuts: Sequence[Cut], random: Floats) -> tupl
     temperature = np.array([[cut.temperature] for cut in cuts])
     places = np.arange(values.shape[1])
     inside = places < top_k[:, None]
+    # From here on as the library does it: temperature, softmax over the top_k, top_p, min_p, draw. Each of them may
+    # leave a row that float32 would decide otherwise than float64 does; such a row is not certain. Two candidates that
+    # are nearly equal after the temperature are one of these cases: float32 may have them the other way round.
     scaled = (values - values[:, :1]) / temperature
     gaps = -np.diff(scaled, axis=1)
     certain &= ~((gaps > 0) & (gaps < MARGIN / 10) & inside[:, 1:]).any(axis=1)
@@ -219,6 +227,8 @@ def _clear_of(sums: Floats, end: NDArray[np.int64], count: NDArray[np.int64], li
 
 def _min_p(weights: Floats, taken: Bools, spare: Floats, min_p: Floats) -> tuple[Bools, Floats, Bools]:
     """Cut by a share of the best. Where the library's loop finds nothing to drop it takes one too many: not sure."""
+    # Not sure are: a candidate close to the threshold; nothing to drop, where the library takes one too many; and a
+    # top_p that has left open whether a candidate above the threshold is in.
     wanted = (min_p > 0.0) & (min_p < 1.0) & (taken.sum(axis=1) > 1)
     threshold = weights[:, 0] * min_p
     above = weights >= threshold[:, None]
@@ -245,6 +255,9 @@ def _scanned(candidates: Candidates, cuts: Sequence[Cut], random: Floats) -> tup
     best = candidates.values[:, :1].astype(np.float64)
     weights = np.exp((candidates.values - best) / temperature)
     unseen = np.exp((candidates.bound[:, None] - best) / temperature)
+    # Certain only if no candidate is close to the threshold and none of those left out can reach it. And the order must
+    # be that of falling ids: the library moves what it keeps, from the end on, to the front of its list, so none of it
+    # may stand in front already.
     kept = weights >= min_p
     certain = (np.abs(weights - min_p) > MARGIN * min_p).all(axis=1) & (unseen < min_p * (1 - MARGIN))[:, 0]
     count = kept.sum(axis=1)

@@ -16,7 +16,7 @@ from actors.engines.exllamav2.generator import PoolGenerator
 from actors.engines.exllamav2.grammar_filter import GrammarFilter
 from actors.engines.exllamav2.job import PoolJob
 from actors.engines.exllamav2.loading import LoadedModel, load_model
-from actors.engines.exllamav2.recovery import is_fatal
+from actors.engines.exllamav2.recovery import cuda_is_lost, is_fatal
 from actors.engines.exllamav2.track import JobTrack
 from actors.errors import FatalEngineError
 from actors.messages import LoadProgress, WorkerLimits
@@ -81,7 +81,7 @@ class ExLlamaV2Engine:
                 events += self._run(generator)
             return events
         except Exception as error:
-            if is_fatal(error):
+            if is_fatal(error) or cuda_is_lost():
                 raise FatalEngineError(f"CUDA is beyond repair in this process: {error}") from error
             raise
 
@@ -153,6 +153,9 @@ class ExLlamaV2Engine:
     def _run(self, generator: PoolGenerator) -> list[EngineEvent]:
         step = generator.step()
         events: list[EngineEvent] = []
+        # A job is in up to three of these lists in one step: taken up, its prompt computed, its first token sampled.
+        # When it is over there are two cases: the generator ended it and has its pages back, or a stop string was found
+        # in the text, of which the generator knows nothing (`end` is None) and must be told.
         for job in step.started:
             events += [Started(job.job_id), *self._tracks[job.job_id].prefilled(0)]
         for job, tokens in step.prefilled:

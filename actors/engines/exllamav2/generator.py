@@ -83,6 +83,8 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         step.started = [result["job"] for result in results]
         self._prefill(step)
         step.sampled = [job for job in self.active_jobs if job.is_prefill_done()]
+        # Decoding is done here, with no more moved than must be, wherever each job has one token in a step; where
+        # tokens are drafted, pages are not used, or positions have more than one dimension, the library does it.
         if self._plain:
             self._decode(step.sampled)
         elif self.draft_model:
@@ -108,6 +110,10 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         """Compute prompts in order of arrival: within the bounds where a stream that flows would have to wait, else
         as much as soon fills the batch. A stream counts as flowing from its fifth token on, so that jobs which arrive
         together start together."""
+        # Nobody's stream flows: prompts fill the batch, in large chunks.
+        # A stream flows, and would stand still for as long as this takes: `chunk_tokens` in all, shared by up to
+        # `max_prefills` prompts, in whole pages. A prompt that found its pages resident took no time, so the share of
+        # the next is not touched; the shares of the others grow by what one leaves.
         waiting = [job for job in self.active_jobs if not job.is_prefill_done()]
         flowing = any(len(job.sampled) >= _FLOWING_TOKENS for job in self.active_jobs)
         if not flowing:

@@ -6,14 +6,12 @@ Text is none of its business: it hands out token ids, and `actors.engines.text` 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
 import numpy as np
 import torch
-from exllamav2.ext import exllamav2_ext as ext
 from exllamav2.generator import ExLlamaV2DynamicJob, ExLlamaV2Sampler
 from exllamav2.generator.dynamic import _tensor_hash_checksum
 
@@ -21,6 +19,8 @@ from actors.engines.base import EngineJob
 from actors.engines.exllamav2.banned import MAX_TRIES, BannedStrings
 from actors.engines.exllamav2.cut import cut_of
 from actors.engines.exllamav2.grammar_filter import GrammarFilter
+from actors.engines.exllamav2.logprobs import logprobs_of
+from actors.engines.exllamav2.penalties import LogitAdjustment, PenaltyMemory
 from actors.engines.exllamav2.settings import sampler_settings
 from actors.errors import EngineFailure, InvalidRequest
 from actors.results import TokenLogprobs
@@ -38,22 +38,6 @@ class EndCause(Enum):
 class End:
     cause: EndCause
     stop_token_id: int | None = None
-
-
-class PenaltyMemory:
-    """Which tokens the sequence and the completion hold, one flag per token id. Kept only where penalties are looked
-    up without the full row of logits."""
-
-    def __init__(self, prompt: Sequence[int], vocab_size: int, *, kept: bool) -> None:
-        self._kept = kept
-        self.in_sequence = np.zeros(vocab_size if kept else 0, dtype=np.bool_)
-        self.in_completion = np.zeros(vocab_size if kept else 0, dtype=np.bool_)
-        if kept:
-            self.in_sequence[np.asarray(prompt)] = True
-
-    def add(self, token_id: int) -> None:
-        if self._kept:
-            self.in_sequence[token_id] = self.in_completion[token_id] = True
 
 
 class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
@@ -101,8 +85,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         self.failure: Exception | None = None
         self.cut = None if self.healed else cut_of(params)
         self.memory = PenaltyMemory(job.token_ids, vocab_size, kept=self.cut is not None and self.cut.penalised)
-        ids, values = list(params.logit_bias), list(params.logit_bias.values())
-        self._bias = (torch.tensor(ids, dtype=torch.long), torch.tensor(values, dtype=torch.float)) if ids else None
+        self._adjustment = LogitAdjustment(params)
 
     @property
     def healed(self) -> bool:
@@ -134,10 +117,10 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
                 raise ArithmeticError("the model's logits are not numbers")
             wanted = self.params.logprobs
             raw = logits[0, 0, : self.vocab_size].clone() if wanted is not None else None
-            self._adjust(logits)
+            self._adjustment.apply(logits, self.sequences[0].sequence_ids.torch(), self._sampled_count())
             sample = self._sample(logits, draw)
             if raw is not None and wanted is not None:
-                self.note_logprobs(_logprobs(raw, int(sample[0]), wanted))
+                self.note_logprobs(logprobs_of(raw, int(sample[0]), wanted))
         except Exception as error:
             logger.exception("Sampling failed for job %d", self.job_id)
             self.failure = EngineFailure(f"Sampling failed: {type(error).__name__}: {error}")
@@ -151,21 +134,6 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
 
     def _sampled_count(self) -> int:
         return len(self.sequences[0].sequence_ids) - self.prompt_tokens
-
-    def _adjust(self, logits: torch.Tensor) -> None:
-        """Bias first, then penalties: repetition over prompt and completion, presence and frequency over the
-        completion alone (OpenAI's meaning)."""
-        params = self.params
-        if self._bias is not None:
-            ids, values = self._bias
-            logits[0, 0, ids] += values
-        sequence = self.sequences[0].sequence_ids.torch()
-        if params.repetition_penalty != 1.0:
-            reach = (params.repetition_range, params.repetition_decay)
-            ext.apply_rep_penalty(sequence, params.repetition_penalty, *reach, 0.0, 0.0, logits)
-        if params.presence_penalty or params.frequency_penalty:
-            reach = (self._sampled_count(), 0)
-            ext.apply_rep_penalty(sequence, 1.0, *reach, params.frequency_penalty, params.presence_penalty, logits)
 
     def _sample(self, logits: torch.Tensor, draw: float) -> tuple[Any, ...]:
         """`ExLlamaV2DynamicJob.receive_logits` of 0.3.2, with the random number given."""
@@ -201,6 +169,13 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         first_sample_in_sd_batch: bool = True,
     ) -> tuple[bool, torch.Tensor]:
         """Take a sampled token; returns whether the job is over, and the token."""
+        # A job is over for one of these reasons, `end` says which:
+        # - sampling failed (`failure` is set): the token is no token;
+        # - the token is a stop token: it counts, and is not shown;
+        # - the token completes a banned string: it is taken back with the others of the string, and the job goes on,
+        #   unless so many were tried at this place that there is nothing left to say;
+        # - the completion has its length;
+        # - the grammar turned out too complex over this token, whatever else is true of it.
         if self.failure is not None:
             self.end = End(EndCause.FAILURE)
             return True, next_token
@@ -234,7 +209,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
 
     def _append(self, next_token: torch.Tensor) -> None:
         sequence = self.sequences[0]
-        if self._next_page < 0:
+        if self._next_page < 0:  # only now is it sure that the prompt is through, and where the completion begins
             self._next_page = sequence.kv_position // self.generator.page_size
         self.new_tokens += 1
         sequence.sequence_ids.append(next_token)
@@ -245,9 +220,11 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         self.sampled.append(self.last_token_id)
 
     def _take_back(self, token_id: int) -> bool:
-        """Undo the tokens that a banned string consists of, if this one completed one."""
+        """Undo the tokens that a banned string consists of, if this one completed one; returns whether it did."""
         if self.banned is None:
             return False
+        # Tokens from `settled` on are undecided: a banned string may begin in them. `push` is shown those that it still
+        # watches, with the new one, and says how many of the last are part of a string that is complete now.
         tail = [*self.sampled[self.settled : -1], token_id]
         count = self.banned.push(token_id, tail[-self.banned.undecided - 1 :])
         if not count:
@@ -269,6 +246,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         sequence.kv_position -= count
         sequence.sequence_ids.truncate(len(sequence.sequence_ids) - count)
         self.last_token_id = int(sequence.sequence_ids.torch()[0, -1])
+        # The page that the new end lies in keeps its rows up to there; those behind it have none that are valid.
         for index in range(sequence.kv_position // size, min(last + 1, len(sequence.allocated_pages))):
             page = sequence.allocated_pages[index]
             page.can_revert = False
@@ -283,16 +261,18 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
             self._next_page += 1
 
     def _name_page(self, sequence: Any, index: int) -> None:
-        """As in the library's `receive_sample`: share the page with a twin that is in use, or take over the name.
-
-        A twin whose prompt is still being computed has the name already, but not yet what it stands for; the library
-        asserts that this cannot be. The page then stays without a name.
-        """
+        """Name a full page, as the library's `receive_sample` does, so that later prompts find it."""
         generator = self.generator
         page = sequence.allocated_pages[index]
         parent = sequence.allocated_pages[index - 1].phash if index else None
         ids = sequence.sequence_ids.torch_slice(index * generator.page_size, (index + 1) * generator.page_size)
         name = _tensor_hash_checksum(ids, parent)
+        # Is the same text there already?
+        # - On a page of a running job that is still computed: it has the name, but not yet what the name stands for;
+        #   the library asserts that this cannot be. This page stays without a name.
+        # - On a full page of a running job: both jobs use that one from now on, and this page is free.
+        # - On a free page: that one is cleared, and this page has the name.
+        # - Nowhere: this page has the name.
         twin = generator.referenced_pages.get(name)
         if twin is not None and twin.kv_position < generator.page_size:
             return
@@ -310,18 +290,3 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
             following = sequence.allocated_pages[index + 1]
             following.prev_hash = name
             following.can_revert = False
-
-
-def _logprobs(raw: torch.Tensor, token_id: int, count: int) -> TokenLogprobs:
-    """From one row of raw logits, float32."""
-    normaliser = float(torch.logsumexp(raw, dim=-1))
-    top: tuple[tuple[int, float], ...] = ()
-    if count:
-        values, ids = torch.topk(raw, min(count, raw.shape[-1]))
-        top = top_logprobs(values.tolist(), ids.tolist(), normaliser)
-    return TokenLogprobs(token_id, float(raw[token_id]) - normaliser, top)
-
-
-def top_logprobs(values: list[float], ids: list[int], normaliser: float) -> tuple[tuple[int, float], ...]:
-    """Pairs of id and log-probability from logits, most likely first, and the logarithm of their whole sum."""
-    return tuple((token_id, value - normaliser) for value, token_id in zip(values, ids, strict=True))

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from actors.engines.exllamav2.cut import Candidates, Cut, choose
-from actors.engines.exllamav2.job import PoolJob, top_logprobs
+from actors.engines.exllamav2.job import PoolJob
+from actors.engines.exllamav2.logprobs import top_logprobs
 from actors.results import TokenLogprobs
 
 Rows = list[int]

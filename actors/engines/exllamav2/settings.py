@@ -59,6 +59,7 @@ def is_greedy(params: SamplingParams) -> bool:
 
 def top_k_of(params: SamplingParams) -> int:
     """`top_k` as the library gets it; 0 is off."""
+    # These three look at all candidates in order; without a bound that is the whole vocabulary.
     sorts = 0.0 < params.top_p < 1.0 or 0.0 < params.tfs < 1.0 or 0.0 < params.typical_p < 1.0
     if sorts:
         return min(params.top_k or MAX_CANDIDATES, MAX_CANDIDATES)

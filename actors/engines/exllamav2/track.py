@@ -26,6 +26,10 @@ class JobTrack:
         self._released = 0
         self._seen_prefill = False
 
+    def __repr__(self) -> str:
+        state = "over" if self.over else f"{self.pool_job.settled} of {len(self.pool_job.sampled)} tokens settled"
+        return f"<JobTrack {self._job_id}: {state}>"
+
     def prefilled(self, tokens: int) -> list[EngineEvent]:
         """After a chunk of the prompt; silent when it neither computed nor found anything new."""
         cached = self.pool_job.cached_prompt_tokens

@@ -78,6 +78,11 @@ def load_weights(config: EngineConfig, path: Path, progress: ProgressCallback) -
         )
     library_config, context_tokens = prepare_config(config, directory)
     paged = choose_attention(library_config)
+    # How large is the cache?
+    # - As configured: that, or an error.
+    # - The split over the GPUs is configured: what should fit is tried once, since a second try would not be split so.
+    # - Neither: what should fit, then 0.8 and 0.64 of the memory. Fragments and the driver take what nobody can know
+    #   before, and loading is the only way to find out.
     cache_tokens = config.cache_tokens
     attempts = 1 if cache_tokens is not None or config.exllamav2.gpu_split else _FILL_ATTEMPTS
     for attempt in range(attempts):
@@ -184,6 +189,8 @@ class _Loader:
     def load(self, cache_tokens: int, paged: bool, context_tokens: int) -> Weights:
         if self._need.weight_bytes > self._free_bytes:
             raise ModelError(self._shortage(cache_tokens))
+        # Whatever goes wrong from here on, memory must be free again for the next try: frames of the traceback and the
+        # half-made cache hold tensors. An interrupt (BaseException) leaves as little behind as an error does.
         weights = Weights(self._library_config, self._model, None, paged, context_tokens, self._quantised)
         try:
             weights.cache = self._load_main(cache_tokens)
@@ -198,6 +205,8 @@ class _Loader:
         return weights
 
     def _load_main(self, cache_tokens: int) -> Any:
+        # Three ways onto the GPUs: each matrix split over all of them; layers where the configuration says; layers as
+        # they fit, which makes the cache first, empty, and fills it while it loads.
         cache_type = CACHE_TYPES[self._config.cache_mode]
         split = None if self._options.gpu_split is None else list(self._options.gpu_split)
         if self._options.tensor_parallel:

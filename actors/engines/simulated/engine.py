@@ -21,6 +21,7 @@ from actors.engines.base import (
 from actors.engines.checks import check_job
 from actors.engines.simulated.faults import ScriptedFaults
 from actors.engines.simulated.job import SimulatedJob
+from actors.engines.simulated.schedule import StepSchedule
 from actors.engines.simulated.tokens import EOS_TOKEN, FIRST_TOKEN, next_state, next_token
 from actors.engines.text import CompletionText, Release, StopStrings
 from actors.errors import EngineFailure, InvalidRequest, ModelError
@@ -34,8 +35,6 @@ SUPPORTED_PARAMETERS = frozenset(
     {"max_new_tokens", "min_new_tokens", "seed", "temperature", "stop", "stop_token_ids", "ignore_eos"}
 )
 LOAD_STAGES = 10
-MAX_LAG_S = 0.25
-"""An engine that is further behind its schedule than this gives it up instead of hurrying after it."""
 
 
 class SimulatedEngine:
@@ -66,7 +65,7 @@ class SimulatedEngine:
         self._decoding: dict[int, SimulatedJob] = {}
         self._live: dict[int, SimulatedJob] = {}
         self._cancelled: dict[int, SimulatedJob] = {}
-        self._due_s: float | None = None
+        self._schedule = StepSchedule(config.simulated, clock, sleep)
         self._steps = 0
         self._stamp = ""
 
@@ -125,12 +124,12 @@ class SimulatedEngine:
         self._start(events)
         computed_tokens = self._prefill(events)
         if not self._decoding and not self._prefilling:
-            self._due_s = None
+            self._schedule.pause()
             return events
-        now_s = self._wait(computed_tokens)
+        now_s = self._schedule.wait(len(self._decoding) + len(self._prefilling), computed_tokens)
         self._decode(now_s, events)
         if not self._live:
-            self._due_s = None
+            self._schedule.pause()
         return events
 
     def capacity(self) -> Capacity:
@@ -161,7 +160,7 @@ class SimulatedEngine:
         self._decoding.clear()
         self._live.clear()
         self._cancelled.clear()
-        self._due_s = None
+        self._schedule.pause()
 
     def piece(self, token_id: int) -> bytes:
         """What a token adds to a text in the step that goes on."""
@@ -216,21 +215,6 @@ class SimulatedEngine:
                 break
         return self._config.chunk_tokens - budget
 
-    def _wait(self, computed_tokens: int) -> float:
-        """Let the step take its time; returns the time at its end."""
-        options, now_s = self._options, self._clock()
-        running = len(self._decoding) + len(self._prefilling)
-        duration_s = options.step_s + options.step_s_per_job * (running - 1)
-        if options.prefill_tokens_per_s:
-            duration_s += computed_tokens / options.prefill_tokens_per_s
-        if self._due_s is None or now_s - self._due_s > MAX_LAG_S:
-            self._due_s = now_s
-        self._due_s += duration_s
-        if self._due_s > now_s:
-            self._sleep(self._due_s - now_s)
-            now_s = self._clock()
-        return now_s
-
     def _decode(self, now_s: float, events: list[EngineEvent]) -> None:
         """One token for every job whose prompt is done."""
         self._stamp = stamp = f" {now_s!r}" if self._options.stamp_text else ""
@@ -266,6 +250,8 @@ class SimulatedEngine:
 
     def _accept(self, job: SimulatedJob, token: int, now_s: float, events: list[EngineEvent]) -> Ended | None:
         """Emit what may be seen of a job after its new token; returns its end if that was the last."""
+        # The order matters: a stop token is not shown, whatever text it would complete; a stop string ends the job even
+        # with the last token that it may have; and only then does the length.
         params = job.job.params
         if token in job.stop_ids and job.generated > params.min_new_tokens:
             if job.text is not None:

@@ -44,6 +44,10 @@ class SimulatedJob:
         self.allocation: Allocation | None = None
         self.started_s = self.first_token_s = 0.0
 
+    def __repr__(self) -> str:
+        state = "pending" if self.allocation is None else f"{self.allocation.position} tokens computed"
+        return f"<SimulatedJob {self.job_id}: {state}, {self.generated} of {self.job.max_new_tokens} generated>"
+
     @property
     def computed_tokens(self) -> int:
         """Tokens whose keys and values are there once the prompt is done: all but the newest."""

@@ -147,6 +147,7 @@ def mixed_jobs(random: Random) -> list[EngineJob]:
 @settings(examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(random=st.randoms(use_true_random=False))
 def test_after_any_mix_everything_is_given_back(engine: CpuEngine, random: Random) -> None:
+    engine.reset()  # an example may be given up in the middle
     runner = Runner(engine)
     waiting = mixed_jobs(random)
     while waiting or engine.has_work():

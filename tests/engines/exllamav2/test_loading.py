@@ -19,7 +19,7 @@ from actors.engines.exllamav2.memory import GB, CacheShape, MemoryNeed, shortage
 from actors.engines.exllamav2.recovery import is_fatal
 from actors.engines.exllamav2.weights import is_out_of_memory, prepare_config
 from actors.engines.model_dir import inspect_model_dir
-from actors.errors import ConfigurationError, ModelError
+from actors.errors import ConfigurationError, FatalEngineError, ModelError
 from actors.messages import LoadProgress
 from tests.benchmarks.make_model import Shape, make_model
 from tests.engines.exllamav2.running import greedy, prompt, run
@@ -213,10 +213,39 @@ def test_every_word_for_too_little_memory_is_understood_and_is_no_reason_to_die(
     assert not is_fatal(error)
 
 
-@pytest.mark.parametrize("sign", ["an illegal memory access was encountered", "device-side assert triggered"])
+@pytest.mark.parametrize(
+    "sign",
+    [
+        "an illegal memory access was encountered",
+        "device-side assert triggered",
+        "the launch timed out and was terminated",
+        "unknown error",
+    ],
+)
 def test_a_poisoned_context_is_a_reason_to_die(sign: str) -> None:
     assert is_fatal(RuntimeError(f"CUDA error: {sign}"))
     assert not is_fatal(RuntimeError("shape mismatch"))
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_error_that_nobody_listed_is_fatal_when_cuda_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    engine = make_engine(tmp_path)
+    engine.submit(greedy(1, prompt(20)))
+    engine._model.weights.model.fail_at = 1  # type: ignore[union-attr]
+    engine._model.weights.model.failure = RuntimeError("CUDA error: something new")  # type: ignore[union-attr]
+    engine._model.weights.model.calls.clear()  # type: ignore[union-attr]
+
+    def synchronize(device: int) -> None:
+        if not answers:
+            raise RuntimeError("CUDA error: something new")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    with pytest.raises(RuntimeError if answers else FatalEngineError, match="something new"):
+        engine.step()
 
 
 class FakeModel:

@@ -66,6 +66,8 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ({"modalities": ["text", "audio"]}, "modalities[1]"),
         ({"web_search_options": {}}, "web_search_options"),
         ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"self": 1}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"range": 1}}, "chat_template_kwargs"),
         ({"min_tokens": 9}, "min_tokens"),
         ({"guided_regex": "("}, "guided_regex"),
         ({"guided_grammar": "start: nothing"}, "guided_grammar"),

@@ -18,9 +18,9 @@ def test_a_prompt_counts_once_for_all_its_choices() -> None:
     assert model.prompt_tokens_details.cached_tokens == 5 + 8
 
 
-def test_nothing_generated_is_nothing_used() -> None:
-    assert usage_model(UsageSum(1, [100])).total_tokens == 0
-    assert UsageSum(1).completion_tokens == 0
+def test_the_prompt_counts_before_anything_is_generated() -> None:
+    assert usage_model(UsageSum(1, [100])).total_tokens == 100
+    assert UsageSum(1).prompt_tokens == UsageSum(1).completion_tokens == 0
 
 
 def test_a_stream_that_breaks_off_counts_as_far_as_it_came() -> None:
