@@ -108,11 +108,14 @@ class User:
 
     async def _batch(self) -> None:
         """`pool.map`, on a thread as in a plain script."""
-        prompts, options = self._make.prompts(BATCH), {"max_new_tokens": BATCH_TOKENS, "temperature": 0.0}
+        prompts = self._make.prompts(BATCH)
         outcomes: list[GenerationResult | ExlpoolError] = []
 
         def run() -> None:
-            outcomes.extend(self._around.pool.map(prompts, window=BATCH_WINDOW, return_errors=True, **options))
+            pool = self._around.pool
+            outcomes.extend(
+                pool.map(prompts, window=BATCH_WINDOW, return_errors=True, max_new_tokens=BATCH_TOKENS, temperature=0.0)
+            )
 
         answer = Answer()
         task = self._tasks.create_task(_note(answer, asyncio.to_thread(run)))

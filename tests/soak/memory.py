@@ -71,7 +71,7 @@ class MemoryWatch:
         roles[os.getpid()] = "fronts here"
         for pid, role in roles.items():
             with contextlib.suppress(psutil.Error):
-                used = await asyncio.to_thread(lambda pid=pid: psutil.Process(pid).memory_full_info().uss)
+                used = await asyncio.to_thread(_unique_bytes, pid)
                 life = self.lives.setdefault(pid, Life(role, pid))
                 life.samples.append((time.monotonic() - self._started_s, used))
 
@@ -94,3 +94,8 @@ class MemoryWatch:
             if growth is not None and (life.role not in found or growth > found[life.role][1]):
                 found[life.role] = life, growth
         return found
+
+
+def _unique_bytes(pid: int) -> int:
+    """What a process has to itself: what would be free without it."""
+    return int(psutil.Process(pid).memory_full_info().uss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import uuid
 from collections import Counter
@@ -31,7 +32,7 @@ async def soak(plan: SoakPlan) -> tuple[Checker, MemoryWatch]:
     """Start a pool on a private cluster, load it, break it, and look at what is left. Ends within the watchdog's time,
     whatever the pool does."""
     mark = os.environ[MARK_NAME] = uuid.uuid4().hex  # all processes that Ray starts inherit it
-    os.environ.pop("RAY_ADDRESS", None)
+    _start_cluster()
     checker = Checker()
     pool = await asyncio.to_thread(Pool.start, config=soak_pool())
     try:
@@ -45,9 +46,22 @@ async def soak(plan: SoakPlan) -> tuple[Checker, MemoryWatch]:
         _tell(checker, "after the load", [f"{count} task(s) {name}" for name, count in more_tasks.items()])
     finally:
         await asyncio.to_thread(pool.close)
+        await asyncio.to_thread(ray.shutdown)
     _tell(checker, "after the pool was closed", await wait_until_gone(mark, plan.close_within_s))
     judge_memory(plan, watch, checker)
     return checker, watch
+
+
+def _start_cluster() -> None:
+    """A private one, which does not repeat here what its processes log: they are killed all the time, and say so."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(
+        address="local",
+        namespace=NAMESPACE,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
 
 
 def _surroundings(plan: SoakPlan, pool: Pool, checker: Checker) -> Surroundings:
@@ -70,8 +84,13 @@ async def _touch(pool: Pool) -> None:
         for _ in range(4):
             prompts = [(10, 11, 12, number) for number in range(16)]
             await asyncio.gather(*(pool.generate.remote(prompt, max_new_tokens=8) for prompt in prompts))
-            await asyncio.to_thread(lambda prompts=prompts: list(pool.map(prompts, max_new_tokens=8)))
+            await asyncio.to_thread(_map, pool, prompts)
             await asyncio.gather(*(_read(pool, prompt) for prompt in prompts))
+
+
+def _map(pool: Pool, prompts: list[Any]) -> None:
+    for _ in pool.map(prompts, max_new_tokens=8):
+        pass
 
 
 async def _read(pool: Pool, prompt: Any) -> None:
