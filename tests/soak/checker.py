@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from tests.soak.questions import Question
 LATE_S = 15.0
 """A request with a time limit of its own ends at most so much later, on a machine with no core to spare."""
 MAX_FAILURES = 40
+MAX_MESSAGE = 160
 FAULT_CODES = frozenset({"worker_died", "no_healthy_worker"})
 """What faults may do to a request that cannot be tried again."""
 
@@ -99,6 +101,11 @@ def _fault_of_error(question: Question, answer: Answer, error: BaseException) ->
     return None
 
 
+def _without_numbers(message: str) -> str:
+    """What is the same in many messages: without ids and numbers, and not too much of it."""
+    return re.sub(r"#?\b[0-9a-f]{8,}\b|\d[\d.]*", "N", message)[:MAX_MESSAGE]
+
+
 def _difference(wanted: str, got: str) -> str:
     same = next((at for at, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), min(len(wanted), len(got)))
     return (
@@ -112,6 +119,8 @@ class Checker:
     def __init__(self) -> None:
         self.ends: Counter[tuple[str, str]] = Counter()
         """By kind of request and kind of end."""
+        self.errors: Counter[str] = Counter()
+        """What errors said, numbers and ids left out."""
         self.failures: list[str] = []
         self.failure_count = 0
         self.faults: Counter[str] = Counter()
@@ -120,6 +129,8 @@ class Checker:
     def judge(self, kind: str, question: Question, answer: Answer) -> None:
         """Count an end, and keep what is wrong with it."""
         self.ends[kind, self._end_of(answer)] += 1
+        if isinstance(answer.error, ExlpoolError):
+            self.errors[f"{answer.error.code}: {_without_numbers(answer.error.message)}"] += 1
         fault = fault_of(question, answer)
         if fault is not None:
             elapsed_s = time.monotonic() - answer.started_s

@@ -11,6 +11,7 @@ from tests.soak.plan import SoakPlan
 
 ROLES = ("fronts here", "front actor", "dispatcher", "worker-0", "worker-1")
 JUDGED_ROLES = ("fronts here", "front actor", "dispatcher", "worker-1")
+MOST_ERRORS = 25
 JUDGEABLE_S = 1500.0
 """Runs this long have to show that memory is flat."""
 
@@ -36,6 +37,9 @@ def lines(plan: SoakPlan, checker: Checker, watch: MemoryWatch) -> Iterator[str]
     yield "Broken on purpose: " + ", ".join(f"{count} x {kind}" for kind, count in sorted(checker.faults.items()))
     yield ""
     yield from _memory(plan, watch)
+    yield ""
+    yield "What errors said:"
+    yield from (f"{count:6d} x {message}" for message, count in checker.errors.most_common(MOST_ERRORS))
     yield ""
     for failure in checker.failures:
         yield f"WRONG: {failure}"
