@@ -8,7 +8,7 @@ DEV_STAMP := $(VENV)/.dev
 WORKERS ?= 2
 PROMPTS ?= cluster/examples/prompts.txt
 
-.PHONY: run serve test fuzz lint bench clean
+.PHONY: run serve test fuzz soak lint bench clean
 
 run: $(RUN_STAMP)  ## a pool of two workers writes a file of completions, then leaves nothing running
 	$(BIN)/exlpool run $(PROMPTS) --workers $(WORKERS) --temperature 0.7
@@ -22,6 +22,9 @@ test: lint  ## everything: lint, types, import rules, all tests with coverage
 
 fuzz: $(DEV_STAMP)  ## searches the properties at random, for FUZZ_SECONDS=600; see tests/fuzz.py
 	$(BIN)/python -m tests.fuzz
+
+soak: $(DEV_STAMP)  ## a pool under load while it is broken, for SOAK_MINUTES=30; see tests/soak
+	$(BIN)/python -m tests.soak
 
 lint: $(DEV_STAMP)  ## ruff, mypy strict, the import rules
 	$(BIN)/ruff check .

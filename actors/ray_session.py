@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from typing import Any
 
 import ray
 
-from actors.errors import ConfigurationError
+from actors.errors import ConfigurationError, first_line
+from actors.ray_checks import require_cluster, require_temp_dir
 
 NAMESPACE = "exlpool"
-REACH_TIMEOUT_S = 10.0
 STREAM_BACKPRESSURE = 16
 """Unread messages of a stream before its producer waits; what comes meanwhile joins into one message."""
 
@@ -26,35 +25,28 @@ def ensure_ray(address: str | None) -> bool:
     """Use the Ray that is there already, else the one asked for (`address`, or the RAY_ADDRESS of the environment),
     else a fresh private one on this machine. Returns whether this call connected, so that the caller disconnects.
 
-    :raises ConfigurationError: there is no cluster at the address.
+    :raises ConfigurationError: there is no cluster at the address, or none can be started here; in one sentence.
     """
     if ray.is_initialized():
         return False
     target = address or os.environ.get("RAY_ADDRESS") or "local"
-    _require_reachable(target)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if target == "local":
+        require_temp_dir()
         # A process that is just starting when the script is killed looks for its dead cluster five times this long.
         os.environ.setdefault("RAY_gcs_rpc_server_connect_timeout_s", "1")
+    else:
+        require_cluster(target)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray says at every start that a private cluster asks for a token, which is its default and needs no action.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     private = {"include_dashboard": False} if target == "local" else {}
     try:
         ray.init(address=target, namespace=NAMESPACE, logging_level=logging.WARNING, **private)  # type: ignore[arg-type]
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(f"Cannot connect to a Ray cluster at {target!r}: {_first_line(error)}") from None
+    except Exception as error:  # Ray has no one type for what can go wrong here, and raises bare `Exception` too
+        ray.shutdown()  # what it had started by then
+        what = "start a private Ray cluster" if target == "local" else f"connect to a Ray cluster at {target!r}"
+        raise ConfigurationError(f"Cannot {what}: {first_line(error)}") from error
     return True
-
-
-def _require_reachable(target: str) -> None:
-    """Refuse an address where nobody listens at once; Ray would try again for minutes."""
-    host, colon, port = target.rpartition(":")
-    if not colon or not port.isdigit() or "://" in target:
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_TIMEOUT_S).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigurationError(f"Cannot connect to a Ray cluster at {target!r}: {error}.") from None
 
 
 def open_stream(method: Any, *arguments: Any) -> Any:
@@ -92,8 +84,3 @@ def require_resources(*, cpus: float, gpus: float) -> None:
             "lower `workers` or `cpus_per_worker`.",
             param="cpus_per_worker",
         )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

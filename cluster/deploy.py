@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-from ray.exceptions import AuthenticationError
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from actors.config import read_settings
-from actors.errors import ConfigurationError, ExlpoolError
+from actors.errors import ExlpoolError
+from cluster.dashboard import Dashboard, DashboardUnreachable
 from cluster.deploy_local import check_exposure
 from cluster.deploy_schema import require_known_keys
 from cluster.deploy_status import FAILED, cause
@@ -28,6 +27,8 @@ DEFAULT_HOST = "127.0.0.1"
 POLL_S = 0.5
 SETTLE_S = 10.0
 """Time that Serve has to take a configuration up; one that changes nothing is never taken up."""
+GONE_AFTER_S = 20.0
+"""A dashboard that restarts is back by then."""
 Report = Callable[[str, str], None]
 
 
@@ -69,48 +70,74 @@ def deploy(document: dict[str, Any], address: str, *, timeout_s: float, report: 
     """Bring a cluster to what `document` says, and wait until it is. `report` hears of every change of a status.
 
     :raises ConfigurationError: there is no cluster at the address, or it refuses the configuration.
-    :raises DeployFailed: an application does not run; the message says why.
+    :raises DeployFailed: an application does not run, or the cluster went away; the message says why.
     """
     deadline_s = time.monotonic() + timeout_s
-    names = [application["name"] for application in document["applications"]]
-    try:
-        client = ServeSubmissionClient(address)
-        before = _deployed_at(client.get_serve_details())
-        client.deploy_applications(document)
-    except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
-        raise ConfigurationError(f"Cannot deploy to {address}: {_first_line(error)}") from None
-    started_s = time.monotonic()
-    told: dict[str, str] = {}
-    while True:
-        applications = client.get_serve_details().get("applications", {})
-        settled = time.monotonic() - started_s > SETTLE_S
-        taken_up = {
-            name: applications[name]
-            for name in names
-            if name in applications and (settled or _deployed_at_one(applications[name]) != before.get(name))
-        }
-        for name, details in taken_up.items():
-            if told.get(name) != details["status"]:
-                told[name] = details["status"]
-                report(name, details["status"])
-            if details["status"] in FAILED:
-                raise DeployFailed(f"{name}: {cause(details.get('message', ''), details.get('deployments'))}")
-        if len(taken_up) == len(names) and all(d["status"] == ApplicationStatus.RUNNING for d in taken_up.values()):
-            return
+    dashboard = Dashboard(address)
+    before = {name: _deployed_at(details) for name, details in dashboard.applications().items()}
+    dashboard.deploy(document)
+    watch = _Watch([application["name"] for application in document["applications"]], before, report)
+    while not watch.all_running(_ask_patiently(dashboard, report)):
         if time.monotonic() > deadline_s:
-            states = ", ".join(f"{name} is {told.get(name, 'NOT_STARTED')}" for name in names)
-            raise DeployFailed(f"Not running within {timeout_s:g} s: {states}.")
+            raise DeployFailed(f"Not running within {timeout_s:g} s: {watch.states()}.")
         time.sleep(POLL_S)  # a poll, bounded by the deadline above
 
 
-def _deployed_at(details: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _deployed_at_one(one) for name, one in details.get("applications", {}).items()}
+def _ask_patiently(dashboard: Dashboard, report: Report) -> dict[str, Any]:
+    """The applications, through a restart of the dashboard if need be.
+
+    :raises DeployFailed: it is gone for longer than that takes.
+    """
+    deadline_s = time.monotonic() + GONE_AFTER_S
+    told = False
+    while True:
+        try:
+            return dashboard.applications()
+        except DashboardUnreachable as error:
+            if time.monotonic() > deadline_s:
+                raise DeployFailed(f"The cluster went away while its applications started. {error.message}") from None
+            if not told:
+                report(dashboard.address, "no answer, trying again")
+                told = True
+        time.sleep(POLL_S)  # a poll, bounded by the deadline above
 
 
-def _deployed_at_one(application: Mapping[str, Any]) -> Any:
+class _Watch:
+    """The applications of one deployment, from what Serve says of them again and again."""
+
+    def __init__(self, names: list[str], before: Mapping[str, Any], report: Report) -> None:
+        """`before`: when each application was deployed last, as it was before this deployment."""
+        self._names, self._before, self._report = names, before, report
+        self._told: dict[str, str] = {}
+        self._started_s = time.monotonic()
+
+    def all_running(self, applications: Mapping[str, Any]) -> bool:
+        """Report what has changed; returns whether every application runs as it was deployed now.
+
+        :raises DeployFailed: one does not run, and will not.
+        """
+        taken_up = {name: applications[name] for name in self._names if self._is_taken_up(name, applications)}
+        for name, details in taken_up.items():
+            status = details["status"]
+            if self._told.get(name) != status:
+                self._told[name] = status
+                self._report(name, status)
+            if status in FAILED:
+                raise DeployFailed(f"{name}: {cause(details.get('message', ''), details.get('deployments'))}")
+        running = [name for name, details in taken_up.items() if details["status"] == ApplicationStatus.RUNNING]
+        return len(running) == len(self._names)
+
+    def _is_taken_up(self, name: str, applications: Mapping[str, Any]) -> bool:
+        """Whether what is told of an application is told of this deployment: Serve goes on telling of the one before
+        until it takes the new one up, which one that changes nothing never is."""
+        if name not in applications:
+            return False
+        settled = time.monotonic() - self._started_s > SETTLE_S
+        return settled or _deployed_at(applications[name]) != self._before.get(name)
+
+    def states(self) -> str:
+        return ", ".join(f"{name} is {self._told.get(name, 'NOT_STARTED')}" for name in self._names)
+
+
+def _deployed_at(application: Mapping[str, Any]) -> Any:
     return application.get("last_deployed_time_s")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

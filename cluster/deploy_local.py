@@ -13,22 +13,29 @@ from typing import Any, Self
 
 import ray
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.schema import ApplicationStatus
 
 from actors.dispatcher.statistics import WorkerState
 from actors.engines.registry import resolve_engine_name
 from actors.errors import ConfigurationError
 from actors.ray_session import NAMESPACE, ensure_ray
+from cluster.bounded import ClusterSilent, call_within
 from cluster.deploy_status import FAILED, cause
 from serve_app.config import ListenConfig, ServeConfig
 from serve_app.edge.keys import load_keys
 from serve_app.edge.proxy import use_in_proxies
 from serve_app.serving.pool_lease import holder_name
 
+logger = logging.getLogger(__name__)
+
 APP_NAME = "exlpool"
 POLL_S = 0.2
 ASK_S = 5.0
+ASK_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
+"""Time that Serve itself has to start, and to take an application up."""
+CLOSE_TIMEOUT_S = 60.0
 Progress = Callable[[tuple[WorkerState, ...]], None]
 
 
@@ -54,6 +61,7 @@ class LocalServer:
         self._config, self._host, self._port = config.model_copy(update=own_listener), host, port
         self._address, self._progress = address, progress
         self._owns_ray = False
+        self._told: str = ApplicationStatus.RUNNING
 
     @property
     def url(self) -> str:
@@ -64,6 +72,7 @@ class LocalServer:
         """Returns when every worker is ready.
 
         :raises ConfigurationError: the application could not be started; the message says why.
+        :raises ClusterSilent: the cluster does not answer.
         """
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         use_in_proxies()
@@ -81,35 +90,67 @@ class LocalServer:
     ) -> None:
         self.close()
 
+    def watch(self) -> None:
+        """Look after the application once: it still runs, or is on its way back.
+
+        :raises ConfigurationError: somebody else has ended it.
+        :raises ClusterSilent: the cluster does not answer.
+        """
+        application = self._status().applications.get(APP_NAME)
+        if application is None:
+            raise ConfigurationError("The application was deleted from the cluster.")
+        if application.status != self._told:
+            self._told = application.status
+            logger.warning(
+                "The application is %s. %s", application.status, cause(application.message, application.deployments)
+            )
+
     def close(self) -> None:
         if not ray.is_initialized():
             return
         if self._owns_ray:
             ray.shutdown()  # everything goes with the private cluster
             return
-        serve.delete(APP_NAME)
-        if not serve.status().applications:
-            serve.shutdown()  # type: ignore[no-untyped-call]
+        with contextlib.suppress(ClusterSilent, RayError):  # a cluster that went away has taken it along
+            call_within(CLOSE_TIMEOUT_S, "delete the application", lambda: serve.delete(APP_NAME))
+            if not self._status().applications:
+                serve.shutdown()  # type: ignore[no-untyped-call]
 
     def _start(self) -> None:
         from serve_app import build_app
 
-        if serve.status().applications or serve.status().proxies:
+        found = self._status()
+        if found.applications or found.proxies:
             raise ConfigurationError("Ray Serve runs on this cluster already: use `exlpool deploy` there.")
-        serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})  # the front listens itself
         target = serve.RunTarget(target=build_app(self._config), name=APP_NAME, route_prefix="/")
-        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+        def start() -> None:
+            serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})  # the front listens itself
+            serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+        call_within(START_TIMEOUT_S, "start Ray Serve", start)
 
     def _wait(self) -> None:
+        """Until the application runs, or fails."""
+        load_timeout_s = max(model.start_timeout_s for model in self._config.models)
+        deadline_s = time.monotonic() + load_timeout_s + START_TIMEOUT_S
         while True:
-            application = serve.status().applications[APP_NAME]
+            application = self._status().applications[APP_NAME]
             if application.status == ApplicationStatus.RUNNING:
                 return
             if application.status in FAILED:
                 raise ConfigurationError(cause(application.message, application.deployments))
+            if time.monotonic() > deadline_s:
+                raise ConfigurationError(
+                    f"Not ready within `start_timeout_s`, {load_timeout_s:g} s, and {START_TIMEOUT_S:g} s for Ray "
+                    f"Serve: {cause(application.message, application.deployments)}"
+                )
             if self._progress is not None:
                 self._progress(self._workers())
-            time.sleep(POLL_S)  # until it runs or fails: loading a model is bounded by its start_timeout_s
+            time.sleep(POLL_S)  # a poll, bounded by the deadline above
+
+    def _status(self) -> Any:
+        return call_within(ASK_TIMEOUT_S, "the status of Ray Serve", serve.status)
 
     def _workers(self) -> tuple[WorkerState, ...]:
         """The workers of all models, as far as they are there."""

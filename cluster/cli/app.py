@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from ray.exceptions import RayError
 
 from actors import ExlpoolError, Pool
+from actors.errors import first_line
 from actors.version import package_version
 from cluster.cli import options as opt
 from cluster.cli.console import complain, errors, loading
@@ -31,101 +33,43 @@ app = typer.Typer(
 
 
 @app.command()
+@opt.with_option_groups
 def generate(
     prompt: Annotated[str, typer.Argument(help="Text to continue, or with --chat a message to answer.")],
     *,
     chat: Annotated[bool, typer.Option("--chat", help="Use the model's chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="System message; implies --chat.")] = None,
-    model: opt.Model = None,
-    workers: opt.Workers = None,
-    engine: opt.Engine = None,
-    cache_tokens: opt.CacheTokens = None,
-    cpus_per_worker: opt.CpusPerWorker = None,
-    gpus_per_worker: opt.GpusPerWorker = None,
+    workers: opt.WorkerOptions,
     config: opt.Config = None,
     address: opt.Address = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    temperature: opt.Temperature = None,
-    top_k: opt.TopK = None,
-    top_p: opt.TopP = None,
-    min_p: opt.MinP = None,
-    repetition_penalty: opt.RepetitionPenalty = None,
-    seed: opt.Seed = None,
-    stop: opt.Stop = None,
+    sampling: opt.SamplingOptions,
 ) -> None:
     """Stream one completion to the terminal."""
-    settings = opt.configuration(
-        config,
-        model=model,
-        workers=workers,
-        engine=engine,
-        cache_tokens=cache_tokens,
-        cpus_per_worker=cpus_per_worker,
-        gpus_per_worker=gpus_per_worker,
-    )
-    sampling = opt.sampling(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=stop,
-    )
+    settings, chosen = opt.pool_settings(config, workers), opt.sampling_settings(sampling)
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": prompt})
     with loading() as progress, Pool.start(config=settings, address=address, progress=progress) as pool:
         progress.done()
-        for delta in pool.stream(messages if chat or system is not None else prompt, **sampling):
+        for delta in pool.stream(messages if chat or system is not None else prompt, **chosen):
             print(delta.text, end="", flush=True)
     print()
 
 
 @app.command()
+@opt.with_option_groups
 def run(
     prompts: Annotated[Path, typer.Argument(help="Text file with a prompt per line, or JSON Lines (.jsonl).")],
     out: Annotated[Path | None, typer.Argument(help="JSON Lines file for the results; none: print the texts.")] = None,
     *,
     chat: Annotated[bool, typer.Option("--chat", help="Every plain prompt is a message to answer.")] = False,
-    model: opt.Model = None,
-    workers: opt.Workers = None,
-    engine: opt.Engine = None,
-    cache_tokens: opt.CacheTokens = None,
-    cpus_per_worker: opt.CpusPerWorker = None,
-    gpus_per_worker: opt.GpusPerWorker = None,
+    workers: opt.WorkerOptions,
     config: opt.Config = None,
     address: opt.Address = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    temperature: opt.Temperature = None,
-    top_k: opt.TopK = None,
-    top_p: opt.TopP = None,
-    min_p: opt.MinP = None,
-    repetition_penalty: opt.RepetitionPenalty = None,
-    seed: opt.Seed = None,
-    stop: opt.Stop = None,
+    sampling: opt.SamplingOptions,
 ) -> None:
     """Run a file of prompts through a pool, with a live progress bar and a summary."""
-    settings = opt.configuration(
-        config,
-        model=model,
-        workers=workers,
-        engine=engine,
-        cache_tokens=cache_tokens,
-        cpus_per_worker=cpus_per_worker,
-        gpus_per_worker=gpus_per_worker,
-    )
-    sampling = opt.sampling(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=stop,
-    )
-    failed = run_file(prompts, out, settings, address=address, chat=chat, sampling=sampling)
+    settings, chosen = opt.pool_settings(config, workers), opt.sampling_settings(sampling)
+    failed = run_file(prompts, out, settings, address=address, chat=chat, sampling=chosen)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -155,6 +99,9 @@ def main() -> None:
         status = app(standalone_mode=False)
     except ExlpoolError as error:
         complain(error.message)
+        status = 2
+    except RayError as error:
+        complain(f"The Ray cluster failed, or went away: {first_line(error)}")
         status = 2
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED

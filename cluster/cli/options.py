@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,48 +15,97 @@ import typer
 from actors import PoolConfig, load_config, pool_config
 from actors.sampling import sampling_params
 
-Model = Annotated[Path | None, typer.Option(help="Model directory; none: the built-in model.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Workers to start, each with a model of its own.")]
-Engine = Annotated[str | None, typer.Option(help="auto, cpu, exllamav2 or simulated.")]
-CacheTokens = Annotated[int | None, typer.Option(help="Key-value cache of each worker, a multiple of 256.")]
-CpusPerWorker = Annotated[float | None, typer.Option(help="CPUs that each worker claims from Ray.")]
-GpusPerWorker = Annotated[float | None, typer.Option(help="GPUs of each worker; a fraction shares one.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file with settings of the pool; options go before it.")]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to use; none: RAY_ADDRESS, else a private one on this machine.")
 ]
 
-MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Bound on each completion.")]
-Temperature = Annotated[float | None, typer.Option(help="0 is greedy, 1 the model's own distribution.")]
-TopK = Annotated[int | None, typer.Option(help="Choose among the k most likely tokens.")]
-TopP = Annotated[float | None, typer.Option(help="Choose among the most likely tokens that hold this probability.")]
-MinP = Annotated[float | None, typer.Option(help="Drop tokens below this share of the most likely one.")]
-RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1 discourages repeats.")]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same text.")]
-Stop = Annotated[list[str] | None, typer.Option(help="Text that ends a completion; may be given several times.")]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """What workers are made of, and how many; what was not given is None."""
+
+    model: Annotated[Path | None, typer.Option(help="Model directory; none: the built-in model.")] = None
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers to start, each with a model of its own.")] = None
+    engine: Annotated[str | None, typer.Option(help="auto, cpu, exllamav2 or simulated.")] = None
+    cache_tokens: Annotated[int | None, typer.Option(help="Key-value cache of each worker, a multiple of 256.")] = None
+    cpus_per_worker: Annotated[float | None, typer.Option(help="CPUs that each worker claims from Ray.")] = None
+    gpus_per_worker: Annotated[float | None, typer.Option(help="GPUs of each worker; a fraction shares one.")] = None
 
 
-def given(**values: Any) -> dict[str, Any]:
-    """The options that were given on the command line."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOptions:
+    """How tokens are chosen and where a completion ends; what was not given is None."""
+
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Bound on each completion.")] = None
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy, 1 the model's own distribution.")] = None
+    top_k: Annotated[int | None, typer.Option(help="Choose among the k most likely tokens.")] = None
+    top_p: Annotated[
+        float | None, typer.Option(help="Choose among the most likely tokens that hold this probability.")
+    ] = None
+    min_p: Annotated[float | None, typer.Option(help="Drop tokens below this share of the most likely one.")] = None
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 discourages repeats.")] = None
+    seed: Annotated[int | None, typer.Option(help="Same seed, same text.")] = None
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends a completion; may be given several times.")] = (
+        None
+    )
+
+
+def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take groups of options, each as one argument.
+
+    A parameter `workers: WorkerOptions` becomes, in its place on the command line, one option for each field of the
+    dataclass. Typer reads a command's options from its signature, so this is a matter of showing it another one.
+    """
+    hints = typing.get_type_hints(command, include_extras=True)
+    signature = inspect.signature(command)
+    groups = {name: hints[name] for name in signature.parameters if is_dataclass(hints[name])}
+
+    @functools.wraps(command)
+    def call(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    def parameters() -> Iterator[inspect.Parameter]:
+        for parameter in signature.parameters.values():
+            if parameter.name not in groups:
+                yield parameter.replace(annotation=hints[parameter.name])
+                continue
+            group = groups[parameter.name]
+            group_hints = typing.get_type_hints(group, include_extras=True)
+            for field in fields(group):
+                yield inspect.Parameter(
+                    field.name, parameter.kind, default=field.default, annotation=group_hints[field.name]
+                )
+
+    call.__signature__ = inspect.Signature(list(parameters()))  # type: ignore[attr-defined]
+    return call
+
+
+def given(options: WorkerOptions | SamplingOptions | None = None, **values: Any) -> dict[str, Any]:
+    """The options that were given on the command line, by name."""
+    if options is not None:
+        values = {field.name: getattr(options, field.name) for field in fields(options)} | values
     return {name: value for name, value in values.items() if value is not None and value != []}
 
 
-def sampling(**values: Any) -> dict[str, Any]:
+def sampling_settings(options: SamplingOptions) -> dict[str, Any]:
     """The sampling parameters that were given on the command line, checked before any worker starts.
 
     :raises InvalidRequest: in one sentence what is wrong.
     """
-    chosen = given(**values)
+    chosen = given(options)
     sampling_params(**chosen)
     return chosen
 
 
-def configuration(config: Path | None, **settings: Any) -> PoolConfig:
+def pool_settings(config: Path | None, options: WorkerOptions) -> PoolConfig:
     """A pool's configuration from a file, single settings, or both, where single settings win.
 
     :raises ConfigurationError: in one sentence what is wrong.
     """
-    chosen = given(**settings)
+    chosen = given(options)
     if config is None:
         return pool_config(**chosen)
     loaded = load_config(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -16,6 +16,7 @@ from actors.config import read_settings
 from cluster.cli import options as opt
 from cluster.cli.console import errors, loading
 
+WATCH_INTERVAL_S = 5.0
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
 
 ServeFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings; options go before it.")]
@@ -30,15 +31,11 @@ LogContent = Annotated[bool, typer.Option("--log-content", help="Log what is ask
 keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
 
 
+@opt.with_option_groups
 def serve(
     *,
-    model: opt.Model = None,
     name: Name = None,
-    workers: opt.Workers = None,
-    engine: opt.Engine = None,
-    cache_tokens: opt.CacheTokens = None,
-    cpus_per_worker: opt.CpusPerWorker = None,
-    gpus_per_worker: opt.GpusPerWorker = None,
+    workers: opt.WorkerOptions,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     keys_file: KeysFile = None,
@@ -53,13 +50,8 @@ def serve(
     from serve_app.config import serve_config
 
     given = opt.given(
-        model=model,
+        workers,
         name=name,
-        workers=workers,
-        engine=engine,
-        cache_tokens=cache_tokens,
-        cpus_per_worker=cpus_per_worker,
-        gpus_per_worker=gpus_per_worker,
         keys_file=keys_file,
         cors_origins=cors_origin,
         remote_without_keys=remote_without_keys or None,
@@ -76,7 +68,9 @@ def serve(
         _say_where(server.url, settings.models[0].name, keys=settings.keys_file is not None)
         try:
             signal.signal(signal.SIGTERM, _interrupt)  # again: Ray has put its own handler there
-            threading.Event().wait()
+            while True:
+                time.sleep(WATCH_INTERVAL_S)  # until Ctrl-C, or until there is nothing left to serve with
+                server.watch()
         except KeyboardInterrupt:
             errors.print("Stopping.")
 
@@ -99,12 +93,13 @@ def deploy(
         errors.print(f"{file} is right.", highlight=False)
         return
     target = address or os.environ.get("RAY_DASHBOARD_ADDRESS") or DEFAULT_DASHBOARD
-    carry_out(
-        document,
-        target,
-        timeout_s=timeout_s,
-        report=lambda name, status: errors.print(f"{name}: {status}", highlight=False),
-    )
+    with errors.status(f"Deploying to {target}"):
+        carry_out(
+            document,
+            target,
+            timeout_s=timeout_s,
+            report=lambda name, status: errors.print(f"{name}: {status}", highlight=False),
+        )
 
 
 @keys_app.command("new")

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import yaml
 
 import cluster
 from tests.cluster.conftest import Exlpool
-from tests.processes import marked_environment
+from tests.cluster.heads import Head, head_node
 from tests.serve_app.running import ask, free_port
 
 EXAMPLE = Path(cluster.__file__).parent / "serve.yaml"
@@ -72,58 +67,17 @@ def test_a_slip_of_the_pen_is_told(exlpool: Exlpool, tmp_path: Path, old: str, n
     assert told in done.err
 
 
-def test_no_cluster_is_told(exlpool: Exlpool, tmp_path: Path) -> None:
-    file = write(tmp_path / "serve.yaml", document())
-    done = exlpool("deploy", file, "--address", f"http://127.0.0.1:{free_port()}")
-    assert done.status == 2
-    assert "Cannot deploy" in done.err
-
-
-@dataclass(frozen=True)
-class Cluster:
-    dashboard: str
-    process: psutil.Process
-
-
 @pytest.fixture(scope="module")
-def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster as an administrator starts it, with a dashboard; gone with its process."""
-    dashboard, folder = free_port(), Path("/tmp") / f"ray-{os.getpid()}"
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port", str(free_port())]
-    options = ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--num-cpus", "4"]
-    ports = [
-        "--ray-client-server-port",
-        str(free_port()),
-        "--dashboard-agent-listen-port",
-        "0",
-        "--metrics-export-port",
-        "0",
-    ]
-    environment = marked_environment("deploy-test") | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    environment["PYTHONPATH"] = str(Path(cluster.__file__).parent.parent)
-    head = subprocess.Popen(
-        [*command, *options, *ports, "--temp-dir", str(folder)],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    process = psutil.Process(head.pid)
-    try:
-        yield Cluster(f"http://127.0.0.1:{dashboard}", process)
-    finally:
-        started = [*process.children(recursive=True), process]
-        for one in started:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(started, timeout=10)
+def ray_head() -> Iterator[Head]:
+    with head_node("deploy-test", Path(f"/tmp/ray-{os.getpid()}")) as head:
+        yield head
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_it_waits_until_it_runs_and_tells_why_it_does_not(
-    ray_head: Cluster, exlpool: Exlpool, tmp_path: Path, eventually: Callable[..., None]
+    ray_head: Head, exlpool: Exlpool, tmp_path: Path, eventually: Callable[..., None]
 ) -> None:
-    eventually(lambda: _answers(ray_head.dashboard), timeout_s=60.0)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
 
@@ -147,14 +101,7 @@ def test_it_waits_until_it_runs_and_tells_why_it_does_not(
     assert "exlpool: ModelError" in done.err
 
 
-def _answers(dashboard: str) -> bool:
-    try:
-        return httpx.get(f"{dashboard}/api/version", timeout=2.0).status_code in (200, 401)
-    except httpx.HTTPError:
-        return False
-
-
-def _front_pids(head: Cluster) -> set[int]:
+def _front_pids(head: Head) -> set[int]:
     return {one.pid for one in head.process.children(recursive=True) if "HttpFront" in " ".join(one.cmdline())}
 
 
