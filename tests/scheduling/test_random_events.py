@@ -325,7 +325,8 @@ class RandomEvents(RuleBasedStateMachine):
                 self._drop(front)
                 front.state = "cancelled"
         self.handle(FrontGone(front_id))
-        assert all(request.front_id != front_id for request in self.scheduler.state.requests.values())
+        left = [request for request in self.scheduler.state.requests.values() if request.front_id == front_id]
+        assert all(request.state is RequestState.RUNNING for request in left)
 
     def _drop(self, front: Front) -> None:
         """A front tells the worker to stop."""
