@@ -205,7 +205,7 @@ class Front:
         own, and that to a life which has ended finds out by itself.
         """
         link = self._links.get(worker_id)
-        if link is None:
+        if link is None or link.over:
             self._links = {name: other for name, other in self._links.items() if not other.over}
             slot_name = worker_id.rpartition("#")[0]
             link = self._links[worker_id] = WorkerLink(self.front_id, worker_id, self._welcome.workers[slot_name])

@@ -6,7 +6,8 @@ The link is at any moment one of these, and every change says what becomes of th
 - open: the worker of this life listens. Attempts are submitted and their output comes.
 - broken: the stream ended, however it did, or a call failed. Every attempt that was submitted is told that it is lost
   (the worker cancels it when it sees the end of the stream), and the link is opening again after a pause.
-- over: this life of the worker has ended, or the link was shut down. Attempts are told, and so is whoever comes later.
+- over: this life of the worker has ended for certain (its actor is dead, or another life answers), or the link was
+  shut down. Attempts are told, and so is whoever comes later.
 """
 
 from __future__ import annotations
@@ -139,9 +140,9 @@ class WorkerLink:
         self._reading = self._supervisor.start("read", self._read(), on_end=self._stream_ended)
 
     async def _read(self) -> None:
-        """Read one stream to its end.
+        """Read one stream until it ends or breaks.
 
-        :raises _LifeOver: the stream says so, or ends as that of a worker that was closed.
+        :raises _LifeOver: another life of the worker answers.
         """
         stream = open_stream(self._handle.outputs, self._stream_id)
         try:
@@ -159,7 +160,6 @@ class WorkerLink:
             raise TimeoutError("nothing was heard for too long") from None
         finally:
             cancel_stream(stream)
-        raise _LifeOver(f"worker {self.worker_id} closed its stream")
 
     async def _first_message(self, stream: Any) -> Listening:
         async with asyncio.timeout(OPEN_TIMEOUT_S):
@@ -176,7 +176,7 @@ class WorkerLink:
             self._end(first_line(failure))
             return
         if not isinstance(failure, asyncio.CancelledError) or not self._why:  # else `_send_failed` has said why
-            reason = "its stream was cancelled" if failure is None else first_line(failure)
+            reason = "its stream ended" if failure is None else first_line(failure)
             self._break(f"the link to worker {self.worker_id} broke: {reason}")
         self._reopening = asyncio.get_running_loop().call_later(self._pause_s, self._open_stream)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)

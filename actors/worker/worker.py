@@ -145,12 +145,15 @@ class Worker:
     async def outputs(self, stream_id: str) -> AsyncIterator[Listening | StepOutput]:
         """One message per step that made something for this stream, after one that says who listens.
 
-        A front has one stream at a time: a newer one ends those before it. When a stream ends, for whatever reason,
-        all its jobs are cancelled.
+        A front has one stream at a time, that of the highest number: it ends those before it, and one that arrives
+        after it was given up by its front before. When a stream ends, for whatever reason, all its jobs are cancelled.
         """
-        front_id = stream_id.rpartition("/")[0]
+        front_id, number = _parts(stream_id)
         for other_id, other in self._streams.items():
-            if other_id.rpartition("/")[0] == front_id:
+            other_front_id, other_number = _parts(other_id)
+            if other_front_id == front_id and other_number > number:
+                return
+            if other_front_id == front_id:
                 other.close()
         stream = self._streams[stream_id] = OutputStream()
         if self._ended.is_set():
@@ -264,3 +267,9 @@ class Worker:
 
     def __repr__(self) -> str:
         return f"<Worker {self._worker_id}>"  # short, since Ray puts it before every line of the actor's log
+
+
+def _parts(stream_id: str) -> tuple[str, int]:
+    """The front of a stream, and the number of its opening."""
+    front_id, _, number = stream_id.rpartition("/")
+    return front_id, int(number)

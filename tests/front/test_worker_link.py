@@ -58,6 +58,9 @@ class FaultyWorker(Worker):
             await asyncio.sleep(10 * WAIT_S)
         if fault == "unreadable":
             yield _Unreadable()  # type: ignore[misc]
+        if fault == "ends":
+            yield Listening(self._worker_id)
+            return
         if fault == "breaks off":
             yield Listening(self._worker_id)
             raise ValueError("something in the worker went wrong later")
@@ -211,7 +214,7 @@ async def test_a_link_that_breaks_tells_its_attempts_and_is_opened_again(links: 
     await links.until_idle()
 
 
-@pytest.mark.parametrize("fault", ["raises", "unreadable", "silent", "breaks off"])
+@pytest.mark.parametrize("fault", ["raises", "unreadable", "silent", "breaks off", "ends"])
 async def test_a_stream_that_fails_in_any_way_is_opened_again(
     fault: str, faulty: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
