@@ -54,7 +54,9 @@ class LiveSettings(_Section):
     cors_origins: tuple[str, ...] = Field((), description='origins of browser pages that may ask; "*": all')
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     body_timeout_s: float = Field(60.0, gt=0.0, description="time that a client has to send its request")
-    max_header_bytes: int = Field(32 * 1024, ge=1024)
+    max_header_bytes: int = Field(
+        32 * 1024, ge=1024, description="`listen` holds to it while it reads; Serve's own proxy reads any head first"
+    )
     max_headers: int = Field(100, ge=10)
     access_log: bool = Field(True, description="a line per request, without its content")
     log_content: bool = Field(False, description="log what is asked and answered too")

@@ -1,32 +1,22 @@
-"""Constrained output for any engine: which tokens may come next under a JSON schema, a regular expression or a Lark
-grammar, from llguidance.
+"""Constrained output for any engine: which tokens of its vocabulary may come next under a grammar, from llguidance.
 
-It needs the text of a `tokenizer.json` and no model, so a front can refuse a bad grammar before an engine sees it.
+What a grammar is, and which are refused, is written in `actors.request.grammar`.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
-from actors.errors import InvalidRequest
+from actors.request.grammar import LIMITS, GrammarKind, UnusableGrammar, llguidance_grammar, refusal
 
-GrammarKind = Literal["json_schema", "regex", "lark"]
 Words = NDArray[np.int32]
-
-MAX_GRAMMAR_CHARACTERS = 262_144
-_MAX_REASON_CHARACTERS = 400
-_LISTING = re.compile(r"^ *\d* *\|.*|^ *\^.*", re.MULTILINE)  # the source lines that llguidance shows below a fault
-# Free white space lets a small model write spaces without end, so JSON has exactly the separators of json.dumps.
-_COMPACT_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class GrammarMask:
@@ -66,7 +56,7 @@ class GrammarMask:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise _refusal(self._kind, self._matcher.get_error())
+            raise refusal(self._matcher.get_error(), param=self._kind)
 
 
 class GrammarCompiler:
@@ -111,17 +101,15 @@ class GrammarCompiler:
             return compiled.fork()
 
     def _compile(self, kind: GrammarKind, source: str) -> GrammarMask:
-        if len(source) > MAX_GRAMMAR_CHARACTERS:
-            raise _refusal(kind, f"it is longer than {MAX_GRAMMAR_CHARACTERS} characters")
         try:
-            grammar = _GRAMMARS[kind](source)
-        except (ValueError, RecursionError) as error:  # half a surrogate pair; nesting beyond Python's stack
-            raise _refusal(kind, str(error)) from None
+            grammar = llguidance_grammar(kind, source)
+        except UnusableGrammar as error:
+            raise refusal(str(error), param=kind) from None
         if self._tokenizer is None:
             self._tokenizer = LLTokenizer(self._source, n_vocab=self._vocab_size, eos_token=self._eos_token_ids)
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         if matcher.is_error():
-            raise _refusal(kind, matcher.get_error())
+            raise refusal(matcher.get_error(), param=kind)
         return GrammarMask(matcher, kind)
 
 
@@ -133,27 +121,3 @@ def words_needed(vocab_size: int) -> int:
 def token_mask(words: Words, vocab_size: int) -> NDArray[np.bool_]:
     """A mask in words as one bool per token id."""
     return np.unpackbits(words.view(np.uint8), bitorder="little", count=vocab_size).view(np.bool_)
-
-
-def _json_grammar(source: str) -> str:
-    try:
-        schema = json.loads(source)
-    except ValueError as error:
-        raise _refusal("json_schema", f"it is not JSON: {error}") from None
-    if not isinstance(schema, dict):
-        raise _refusal("json_schema", "it must be a JSON object")
-    return str(LLMatcher.grammar_from_json_schema(schema, overrides=_COMPACT_JSON))
-
-
-_GRAMMARS = {
-    "json_schema": _json_grammar,
-    "regex": LLMatcher.grammar_from_regex,
-    "lark": LLMatcher.grammar_from_lark,
-}
-
-
-def _refusal(kind: GrammarKind, reason: str) -> InvalidRequest:
-    told = " ".join(_LISTING.sub("", reason).rpartition("error: ")[2].replace("<non-verbose/>", "").split())
-    if len(told) > _MAX_REASON_CHARACTERS:
-        told = told[: _MAX_REASON_CHARACTERS - 3] + "..."
-    return InvalidRequest(f"{kind} cannot be used: {told.rstrip('.')}.", param=kind)

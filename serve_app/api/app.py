@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -40,19 +40,11 @@ def create_api(
     `Caller` in `request.state.caller`.
     """
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        models.start()
-        try:
-            yield
-        finally:
-            await models.close()
-
     app = FastAPI(
         title="exlpool",
         version=package_version(),
         description="An OpenAI-compatible API over pools of ExLlamaV2 workers.",
-        lifespan=lifespan,
+        lifespan=_lifespan_of(models),
         redirect_slashes=False,
         openapi_url="/openapi.json" if docs else None,
         docs_url="/docs" if docs else None,
@@ -65,10 +57,8 @@ def create_api(
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the prefix
     app.include_router(tokenizer_routes(models))
     app.include_router(health_routes(models))
-    app.add_exception_handler(ExlpoolError, _refuse)
-    app.add_exception_handler(HTTPException, _refuse_path)
-    app.add_exception_handler(ClientDisconnect, _forget)
-    app.add_exception_handler(Exception, _fail)
+    for kind, handler in _ERROR_HANDLERS.items():
+        app.add_exception_handler(kind, handler)
     app.add_middleware(WithoutTrailingSlash)
     describe(
         app,
@@ -76,6 +66,18 @@ def create_api(
         (ChatCompletionChunk, CompletionChunk),
     )
     return app
+
+
+def _lifespan_of(models: Models) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        models.start()
+        try:
+            yield
+        finally:
+            await models.close()
+
+    return lifespan
 
 
 class WithoutTrailingSlash:
@@ -116,3 +118,11 @@ async def _forget(_: Request, __: Exception) -> Response:
 async def _fail(_: Request, error: Exception) -> Response:
     """Whatever nobody foresaw; the traceback goes to the log, not to the client."""
     return error_response(InternalError(f"The server failed on this request ({type(error).__name__})."))
+
+
+_ERROR_HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    ExlpoolError: _refuse,
+    HTTPException: _refuse_path,
+    ClientDisconnect: _forget,
+    Exception: _fail,
+}

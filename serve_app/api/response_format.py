@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from actors.errors import InvalidRequest
-from serve_app.api.grammar_check import GrammarKind, check_grammar
+from actors.request.grammar import GrammarKind, check_grammar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,8 @@ Prepare = Callable[[ServedModel, Body, int, Caller, ApiLimits], Awaitable[Answer
 
 
 class Service:
+    """What the generation routes call."""
+
     def __init__(self, models: Models, observer: Observer, limits: ApiLimits) -> None:
         self._models = models
         self._observer = observer

@@ -42,6 +42,9 @@ class Accounts:
         known = {entry.sha256 for entry in ring.entries}
         self._accounts = {digest: account for digest, account in self._accounts.items() if digest in known}
 
+    def __repr__(self) -> str:
+        return f"<Accounts of {len(self._accounts)} keys>"
+
 
 class TokenCharges(Unobserved):
     """Charges the tokens of every request to the account of its key."""

@@ -68,6 +68,10 @@ class KeyRing:
                 found = entry
         return found
 
+    def __repr__(self) -> str:
+        """Without anything of a key."""
+        return f"<KeyRing of {len(self.entries)} keys>"
+
 
 def new_key() -> str:
     return PREFIX + secrets.token_urlsafe(KEY_BYTES)

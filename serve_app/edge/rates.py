@@ -61,3 +61,10 @@ class Account:
         """Count the tokens of a request, at its end."""
         if self._tokens is not None:
             self._tokens.take(tokens, now_s)
+
+    def __repr__(self) -> str:
+        return f"<Account: requests {_shown(self._requests)}, tokens {_shown(self._tokens)}>"
+
+
+def _shown(bucket: Bucket | None) -> str:
+    return "unbounded" if bucket is None else f"{bucket.level:g} of {bucket.per_minute:g} a minute"

@@ -10,14 +10,13 @@ from tokenizers import Tokenizer
 
 from actors.builtin_model import builtin_model_path
 from actors.engines.grammar import (
-    MAX_GRAMMAR_CHARACTERS,
     GrammarCompiler,
-    GrammarKind,
     GrammarMask,
     token_mask,
     words_needed,
 )
 from actors.errors import InvalidRequest
+from actors.request.grammar import MAX_GRAMMAR_CHARACTERS, GrammarKind
 from tests.properties import examples
 
 EOS = 2
@@ -124,8 +123,8 @@ def test_a_token_against_the_grammar_is_an_error(compiler: GrammarCompiler) -> N
         ("json_schema", '{"$ref": "#/nowhere"}', "nowhere"),
         ("json_schema", '{"items": ' * 5000 + "{}" + "}" * 5000, "recursion"),
         ("json_schema", '{"const": "\\ud800"}', "not JSON serializable"),
-        ("lark", 'start: "\ud800"', "surrogates"),
-        ("regex", "\ud800", "surrogates"),
+        ("lark", 'start: "\ud800"', "half a surrogate pair"),
+        ("regex", "\ud800", "half a surrogate pair"),
         ("regex", "a" * (MAX_GRAMMAR_CHARACTERS + 1), "longer"),
     ],
 )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.errors import InvalidRequest
-from serve_app.api.grammar_check import COMPACT_JSON, check_grammar
+from actors.request.grammar import COMPACT_JSON, check_grammar
 from serve_app.api.tools.definitions import Tool
 from serve_app.models.tool_format import ToolFormat
 

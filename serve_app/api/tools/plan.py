@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from actors.errors import InvalidRequest
+from actors.request.grammar import check_grammar
 from actors.results import FinishReason
-from serve_app.api.grammar_check import check_grammar
 from serve_app.api.response_format import Constraint
 from serve_app.api.tools.definitions import Tool, ToolChoice, check_tools
 from serve_app.api.tools.grammar import enforced_calls, optional_calls

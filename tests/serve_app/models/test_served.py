@@ -8,15 +8,45 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ObjectLostError,
+    OwnerDiedError,
+    RayError,
+    TaskCancelledError,
+)
 
-from actors.errors import ModelError, NoHealthyWorker
+from actors.builtin_model import builtin_model_path
+from actors.errors import ModelError, NoHealthyWorker, PoolClosed
+from actors.front.front import Front
+from actors.request.prompt import PromptEncoder
+from serve_app.api.app import create_api
 from serve_app.errors import ModelNotFound
+from serve_app.models import served
 from serve_app.models.readiness import ALL_STATES, Readiness
 from serve_app.models.served import Models, ServedModel
 
 DEADLINE_S = 5.0
+
+
+class OpenFront:
+    """As much of a front as a served model needs."""
+
+    encoder = PromptEncoder.load(builtin_model_path())
+
+    def __init__(self) -> None:
+        self.reachable = True
+
+    def shut_down(self) -> None:
+        self.reachable = False
+
+    async def close(self) -> None:
+        self.shut_down()
+
+
 UP = SimpleNamespace(worker_id="worker-0#1")
 DOWN = SimpleNamespace(worker_id=None)
 
@@ -84,6 +114,30 @@ async def test_a_dispatcher_that_restarts_is_asked_from_the_beginning() -> None:
     assert dispatcher.asked == [ALL_STATES, 7, ALL_STATES, 1]
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        ObjectLostError("ref", None, ""),
+        OwnerDiedError("00" * 28, None, ""),
+        TaskCancelledError(),
+        RayError("broken"),
+        ZeroDivisionError("a bug"),
+        (1, "not states"),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+async def test_whatever_ends_the_watch_means_not_ready_and_it_begins_again(failure: Any) -> None:
+    dispatcher = Dispatcher()
+    async with following(dispatcher) as readiness:
+        dispatcher.answers.put_nowait((1, (UP,)))
+        await until(lambda: readiness.ready)
+        dispatcher.answers.put_nowait(failure)
+        await until(lambda: not readiness.ready)
+        dispatcher.answers.put_nowait((2, (UP,)))
+        await until(lambda: readiness.ready)
+    assert dispatcher.asked == [ALL_STATES, 1, ALL_STATES, 2]
+
+
 async def test_a_dispatcher_that_is_gone_is_asked_no_more() -> None:
     dispatcher = Dispatcher()
     async with following(dispatcher) as readiness:
@@ -108,6 +162,74 @@ async def test_a_model_that_cannot_be_opened_says_why(failure: Exception) -> Non
     assert not model.ready
     assert model.max_tokens is None
     await model.close()
+
+
+async def test_a_model_is_opened_again_when_what_kept_it_shut_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    failures: list[Exception] = [ObjectLostError("ref", None, ""), PoolClosed("The dispatcher did not come back.")]
+
+    async def open_front(_: Any, *, patient: bool) -> Any:
+        opened.append("try")
+        if failures:
+            raise failures.pop()
+        return OpenFront()
+
+    monkeypatch.setattr(Front, "open", open_front)
+    monkeypatch.setattr(served, "OPENING_RETRY_S", 0.01)
+    dispatcher = Dispatcher()
+    model = ServedModel("m", dispatcher, created=1)
+    model.start()
+    await until(lambda: len(opened) == 3)
+    dispatcher.answers.put_nowait((1, (UP,)))
+    await until(lambda: model.ready)
+    assert isinstance(model.front, OpenFront)
+    await model.close()
+    assert not model.ready
+
+
+async def test_a_front_whose_text_cannot_be_made_is_shut(monkeypatch: pytest.MonkeyPatch) -> None:
+    front = OpenFront()
+
+    async def open_front(_: Any, *, patient: bool) -> Any:
+        return front
+
+    def broken(_: Any) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Front, "open", open_front)
+    monkeypatch.setattr(served, "ModelText", broken)
+    model = ServedModel("m", Dispatcher(), created=1)
+    model.start()
+    await until(lambda: "failed" in repr(model))
+    assert not front.reachable
+    with pytest.raises(NoHealthyWorker, match="a bug"):
+        _ = model.front
+    await model.close()
+
+
+async def test_a_front_that_is_cut_off_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool can generate, but not for this process."""
+    front = OpenFront()
+
+    async def open_front(_: Any, *, patient: bool) -> Any:
+        return front
+
+    monkeypatch.setattr(Front, "open", open_front)
+    dispatcher = Dispatcher()
+    models = Models([ServedModel("m", dispatcher, created=1)])
+    models.start()
+    dispatcher.answers.put_nowait((1, (UP,)))
+    await until(lambda: models.first.ready)
+    transport = httpx.ASGITransport(create_api(models))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        assert (await http.get("/ready")).status_code == 200
+        front.reachable = False
+        answer = await http.get("/ready")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_healthy_worker")
+        assert (await http.get("/health")).json() == {"status": "ok", "models": {"m": False}}
+        front.reachable = True
+        assert (await http.get("/ready")).status_code == 200
+    await models.close()
 
 
 async def test_a_model_that_is_opened_says_when_to_come_back() -> None:

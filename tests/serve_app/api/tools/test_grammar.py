@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from actors.builtin_model import builtin_model_path
 from actors.engines.grammar import GrammarCompiler, GrammarMask, token_mask, words_needed
 from actors.errors import InvalidRequest
-from serve_app.api.grammar_check import check_grammar
+from actors.request.grammar import check_grammar
 from serve_app.api.response_format import Constraint
 from serve_app.api.tools import Tool, ToolChoice, ToolPlan, plan_tools
 from serve_app.api.tools.grammar import arguments_schema
