@@ -41,6 +41,12 @@ class NotJson(InvalidRequest):
     code = "unsupported_media_type"
 
 
+class BodyTooComplex(InvalidRequest):
+    """So many values that reading them would hold up everybody else."""
+
+    code = "request_too_complex"
+
+
 class InternalError(ExlpoolError):
     """A fault of the server; the log says which."""
 

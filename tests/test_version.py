@@ -41,12 +41,21 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This checkout as it was cloned: without what its installation may have left in it."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("actors", "serve_app", "cluster", "pyproject.toml"):
+        (folder / name).symlink_to(CHECKOUT / name)
+    return folder
+
+
 @pytest.mark.parametrize("code", [ASK_API, ASK_COMMAND])
-def test_a_checkout_on_the_path_knows_its_version(code: str, others: Path) -> None:
+def test_a_checkout_on_the_path_knows_its_version(code: str, checkout: Path, others: Path) -> None:
     """Without `site`, so that nothing but the checkout and the other packages is found."""
     done = subprocess.run(
         [sys.executable, "-S", "-c", HIDDEN + code],
-        env={**os.environ, "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{others}"},
+        env={**os.environ, "PYTHONPATH": f"{checkout}{os.pathsep}{others}"},
         capture_output=True,
         text=True,
         timeout=120,

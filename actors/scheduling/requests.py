@@ -39,6 +39,8 @@ def _doubt(state: SchedulerState, admission: Admission) -> list[Action]:
     worker die before anybody else did, and where no other is left the request would be sent there again at once. So
     nothing is placed there until the worker reports, which one that is well does within a step."""
     actions: list[Action] = []
+    if admission.attempt == 1:
+        return actions
     for worker_id in admission.excluded_workers:
         worker = state.fleet.by_id.get(worker_id)
         if worker is not None and worker.status is WorkerStatus.UP:

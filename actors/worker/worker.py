@@ -63,7 +63,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._supervisor = Supervisor(f"worker {self._worker_id}")
         self._streams: dict[str, OutputStream] = {}
-        """By stream id, which is a front's id and the number of its opening."""
+        """By stream id: front, life of the worker that its link is for, and number of the opening."""
         self._reports = ReportBuilder(self._worker_id)
         self._ready_wanted = False
         """A new listener of the reports waits for the whole truth, with which it begins."""
@@ -145,12 +145,12 @@ class Worker:
     async def outputs(self, stream_id: str) -> AsyncIterator[Listening | StepOutput]:
         """One message per step that made something for this stream, after one that says who listens.
 
-        A front has one stream at a time: a newer one ends those before it. When a stream ends, for whatever reason,
-        all its jobs are cancelled.
+        A front's link has one stream at a time: a newer one ends those before it. When a stream ends, for whatever
+        reason, all its jobs are cancelled.
         """
-        front_id = stream_id.rpartition("/")[0]
+        link_id = stream_id.rpartition("/")[0]
         for other_id, other in self._streams.items():
-            if other_id.rpartition("/")[0] == front_id:
+            if other_id.rpartition("/")[0] == link_id:
                 other.close()
         stream = self._streams[stream_id] = OutputStream()
         if self._ended.is_set():

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from email.message import Message
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
 from actors.errors import InvalidRequest
+from serve_app.api.body_size import MAX_CONTAINERS, MAX_ENTRIES, MAX_VALUES, holds_too_much, may_hold_too_much
 from serve_app.api.schemas.common import RequestModel
-from serve_app.errors import NotJson
+from serve_app.errors import BodyTooComplex, NotJson
+
+LONG_BODY_BYTES = 65_536
+"""Larger ones are read on a thread: what is done with them before and after pydantic lets others run."""
 
 Schema = TypeVar("Schema", bound=RequestModel)
 
@@ -23,8 +29,19 @@ async def parse_body(request: Request, schema: type[Schema]) -> tuple[Schema, in
     """
     _require_json(request.headers.get("content-type", ""))
     body = await request.body()
+    if len(body) < LONG_BODY_BYTES:
+        return _parse(body, schema), len(body)
+    return await asyncio.to_thread(_parse, body, schema), len(body)
+
+
+def _parse(body: bytes, schema: type[Schema]) -> Schema:
+    if may_hold_too_much(body) and holds_too_much(body):
+        raise BodyTooComplex(
+            f"A body may hold {MAX_VALUES} values, {MAX_CONTAINERS} lists and objects, and {MAX_ENTRIES} entries of "
+            "objects: send several requests instead."
+        )
     try:
-        return schema.model_validate_json(body), len(body)
+        return schema.model_validate_json(body)
     except ValidationError as error:
         raise _refusal(error) from None
 
@@ -45,11 +62,20 @@ def _refusal(error: ValidationError) -> InvalidRequest:
     if first["type"] == "json_invalid":
         return InvalidRequest(f"The body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}.")
     same_field = [other for other in errors if other["loc"][:1] == first["loc"][:1]]
-    worst = max(same_field, key=lambda other: len(_path(other["loc"])))
+    worst = max(same_field, key=_distance)
     param = _field_name(worst["loc"])
     if worst["type"] == "missing":
         return InvalidRequest(f"Missing required parameter: {param!r}.", param=param)
     return InvalidRequest(f"{param or 'The body'}: {worst['msg']}.", param=param)
+
+
+def _distance(error: ErrorDetails) -> tuple[bool, int, int]:
+    """How far a value came as one type of a union, by what stopped it. A value of the right type that is out of bounds
+    came further than one of another type; an error deep inside further than one at the surface; and one behind many
+    good items further than one at the first."""
+    path = _path(error["loc"])
+    last = path[-1] if path else 0
+    return not error["type"].endswith("_type"), len(path), last if isinstance(last, int) else 0
 
 
 def _path(location: Sequence[Any]) -> list[str | int]:

@@ -8,17 +8,18 @@ from typing import Any
 
 import openai
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.api.schemas.chat import ChatCompletionRequest
 from tests.conformance.asking import SUM, SUM_ANSWER, tool
 from tests.conformance.server import MODEL, SHORT, Server
 from tests.conformance.wire import answer, with_body
+from tests.properties import examples
 
 pytestmark = pytest.mark.ray
 
-FUZZ = settings(max_examples=150, derandomize=True, deadline=None, database=None)
+FUZZ = examples(150)
 BASE: dict[str, Any] = {"model": SHORT, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 
 

@@ -11,16 +11,17 @@ from typing import Any
 
 import openai
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conformance.asking import SUM, SUM_ANSWER
 from tests.conformance.server import BODY_TIMEOUT_S, MAX_BODY_BYTES, MODEL, SHORT, Server
 from tests.conformance.wire import answer, connect, exchange, head, read, with_body
+from tests.properties import examples
 
 pytestmark = pytest.mark.ray
 
-FUZZ = settings(max_examples=100, derandomize=True, deadline=None, database=None)
+FUZZ = examples(100)
 CHAT = json.dumps({"model": SHORT, "messages": SUM, "max_tokens": 2}).encode()
 HUNDRED_MB = 100 * 1024 * 1024
 FLOODS = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages import StepSample
@@ -78,7 +78,6 @@ steps = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(steps, max_size=20), max_size=5))
 def test_whatever_is_reported_times_stay_possible(reports: list[list[StepSample]]) -> None:
     model = StepModel()

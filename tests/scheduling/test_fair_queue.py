@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.results import Priority
@@ -297,7 +297,6 @@ events = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(events)
 def test_whatever_comes_and_goes_everybody_is_served_once(events: list[tuple[str, Priority, int, int]]) -> None:
     queue, pushed, left = queue_of(weights={"a": 3.0}), 0, []
@@ -310,7 +309,6 @@ def test_whatever_comes_and_goes_everybody_is_served_once(events: list[tuple[str
     assert sorted(left) == sorted(f"r{i}" for i in range(pushed))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 2000), min_size=40, max_size=40), st.lists(st.integers(1, 2000), min_size=40, max_size=40)
 )

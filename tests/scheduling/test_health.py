@@ -6,7 +6,7 @@ import pytest
 
 from actors.messages import Revocation, RunningAttempt
 from actors.scheduling.actions import Probe, Resync, Revoke
-from actors.scheduling.events import WorkerDown, WorkerDraining
+from actors.scheduling.events import WorkerDown, WorkerDraining, WorkerSuspected
 from actors.scheduling.health import PROBE_RETRY_S
 from actors.scheduling.records import RequestState
 from tests.scheduling.pool import FRONT, Pool, admission, revocations, starts
@@ -217,3 +217,37 @@ def test_a_late_start_is_taken_back_once_the_truth_does_not_name_it() -> None:
     pool.tick(1.0)
     assert pool.report(full=True, running=(("s", 1),)) == []
     assert revocations(pool.tick()).keys() == {"r"}
+
+
+# What others have seen of it.
+
+
+def test_a_worker_whose_link_broke_is_asked_and_gets_nothing_until_it_reports() -> None:
+    pool = running_pool()
+    assert pool.handle(WorkerSuspected("a#1")) == ASKED
+    assert starts(pool.submit("s")) == {}
+    assert set(pool.scheduler.state.requests) == {"r", "s"}, "what runs there goes on"
+    assert starts(pool.report("a#1", full=True, running=(("r", 1),))) == {"s": "a#1"}
+
+
+def test_nobody_is_suspected_by_a_name_that_is_not_known() -> None:
+    pool = running_pool()
+    assert pool.handle(WorkerSuspected("b#1")) == []
+    assert pool.ignored == {"suspicion of an unknown worker": 1}
+
+
+def test_a_worker_on_which_a_front_lost_an_attempt_is_not_given_it_again_before_it_reports() -> None:
+    """The front may have seen the worker's death before anybody else did."""
+    pool = running_pool()
+    pool.cancel("r")
+    again = pool.submit("r", attempt=2, excluded_workers=frozenset({"a#1", "gone#1"}))
+    assert again == ASKED
+    assert starts(pool.report("a#1", full=True, running=())) == {"r": "a#1"}, "no other worker could take it"
+
+
+def test_a_first_attempt_that_avoids_a_worker_has_lost_nothing_there() -> None:
+    pool = Pool()
+    pool.up("a")
+    pool.up("b")
+    assert starts(pool.submit("r", excluded_workers=frozenset({"a#1"}))) == {"r": "b#1"}
+    assert pool.worker("a#1").state == "up"

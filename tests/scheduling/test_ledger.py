@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from actors.paging.hashes import PAGE_TOKENS, next_hash, page_hashes, pages_needed
 from actors.paging.table import Allocation, PageTable
 from actors.scheduling.ledger import Booking, Ledger, PageIndex
+from tests.properties import examples
 from tests.scheduling.pool import pages
 
 
@@ -258,7 +259,7 @@ class LedgerBesideGeneration(LedgerBesidePageTable):
                 self.table.complete_page(allocation, next_hash(allocation.parent_hash(place), ids))
 
 
-LedgerBesideGeneration.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+LedgerBesideGeneration.TestCase.settings = settings(examples(60), stateful_step_count=40)
 TestLedgerBesideGeneration = LedgerBesideGeneration.TestCase
-LedgerBesidePageTable.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+LedgerBesidePageTable.TestCase.settings = settings(examples(100), stateful_step_count=40)
 TestLedgerBesidePageTable = LedgerBesidePageTable.TestCase

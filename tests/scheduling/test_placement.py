@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.results import Priority
@@ -314,7 +314,6 @@ def test_the_price_of_one_worker_is_its_score() -> None:
 sizes = st.integers(1, 4000)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(sizes, sizes, st.booleans()), max_size=12),
     st.lists(st.tuples(st.integers(1, 16), st.integers(1, 4), st.integers(0, 300)), min_size=1, max_size=4),

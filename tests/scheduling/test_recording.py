@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages import RunningAttempt
@@ -38,6 +38,7 @@ from actors.scheduling.recording import (
     encode_header,
     replay,
 )
+from tests.properties import examples
 from tests.scheduling.pool import Pool, admission, pages
 
 KINDS = get_args(Event)
@@ -45,7 +46,7 @@ KINDS = get_args(Event)
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @given(data=st.data(), now_s=st.floats())
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_every_event_is_read_as_it_was_written(kind: type[Event], data: st.DataObject, now_s: float) -> None:
     event = data.draw(st.from_type(kind))
     line = encode_event(now_s, event)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from actors.paging.hashes import PAGE_TOKENS
+from actors.paging.table import Allocation
 from actors.results import Priority
 
 
@@ -42,7 +43,7 @@ class Job:
     prefill_left: int = 0
     skips: int = 0
     generated: int = 0
-    private_pages: int = 0
+    allocation: Allocation | None = None
 
     @property
     def total_prompt_tokens(self) -> int:

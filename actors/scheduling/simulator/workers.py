@@ -1,4 +1,4 @@
-"""Simulated workers: ExLlamaV2's page and start rules, and a linear model of step times.
+"""Simulated workers: ExLlamaV2's start rules, the page table of real engines, and a linear model of step times.
 
 A step starts what fits (in order; a job that was skipped `MAX_SKIPS` times lets nobody pass), computes one chunk of
 every unfinished prompt, and decodes one token of all whose prompt is done. It takes
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from actors.messages import AttemptFinished, AttemptStarted, StepReport, StepSample, WorkerLimits
 from actors.paging.hashes import PAGE_TOKENS, pages_needed
+from actors.paging.table import PageTable
 from actors.scheduling.simulator.jobs import Job
-from actors.scheduling.simulator.pages import NamedPages
 
 MAX_SKIPS = 4
 """ExLlamaV2's default."""
@@ -65,13 +65,16 @@ class SimulatedWorker:
     def __init__(self, worker_id: str, spec: WorkerSpec, seed: int) -> None:
         self.worker_id = worker_id
         self.spec = spec
-        self.pages = NamedPages(spec.total_pages)
+        self.table = PageTable(spec.total_pages)
         self.pending: list[Job] = []
         self.active: list[Job] = []
         self.sequence = 0
         self.until_s: float | None = None
         """End of the steps that are going on; None while it is idle."""
         self._random = random.Random(seed)
+        self._resident: frozenset[bytes] = frozenset()
+        """Pages that were resident when the last step ended; what the one that goes on computes is not there yet."""
+        self._told = self._resident
         self._from_s = 0.0
         self._step_s = 0.0
         self._steps = 0
@@ -107,13 +110,7 @@ class SimulatedWorker:
         self.until_s = None
         if not self.active:
             return
-        prefill = 0
-        for job in self.active:
-            if job.prefill_left:
-                chunk = min(job.prefill_left, self.spec.chunk_tokens)
-                job.prefill_left -= chunk
-                job.computed_tokens += chunk
-                prefill += chunk
+        prefill = sum(self._prefill(job) for job in self.active if job.prefill_left)
         decoding = sum(not job.prefill_left for job in self.active)
         noise = 1.0 + self.spec.noise * self._random.uniform(-1.0, 1.0)
         self._step_s = noise * (
@@ -124,19 +121,30 @@ class SimulatedWorker:
         self.until_s = now_s + self._steps * self._step_s
         self._samples.append(StepSample(self._step_s, prefill, decoding))
 
+    def _prefill(self, job: Job) -> int:
+        """One chunk of a job's prompt; returns how many tokens of it were computed."""
+        assert job.allocation is not None
+        step = self.table.prefill(job.allocation, job.total_prompt_tokens, self.spec.chunk_tokens)
+        tokens = step.end - step.start
+        job.prefill_left = job.total_prompt_tokens - job.allocation.position
+        if job.prefill_left == 1:  # the last token is computed with the first decode, in the same step
+            job.prefill_left = 0
+            tokens += 1
+        job.computed_tokens += tokens
+        return tokens
+
     def _start_pending(self) -> None:
         waiting: list[Job] = []
         blocked = False
         for job in self.pending:
             total = pages_needed(job.prompt_tokens + job.max_new_tokens)
             fits = len(self.active) < self.spec.max_batch_size and not blocked
-            if fits and self.pages.pages_to_take(job.pages, total) <= self.pages.free_pages:
-                hits = self.pages.allocate(job.pages, total)
-                job.private_pages = total - len(job.pages)
-                job.prefill_left = job.total_prompt_tokens - hits * PAGE_TOKENS
+            if fits and self.table.pages_required(job.pages, total) <= self.table.free_pages:
+                job.allocation = self.table.allocate(job.pages, total)
+                job.prefill_left = job.total_prompt_tokens - job.allocation.position
                 job.generated = 0
                 self.active.append(job)
-                self._started.append(AttemptStarted(job.job_id, job.attempt, hits * PAGE_TOKENS))
+                self._started.append(AttemptStarted(job.job_id, job.attempt, job.allocation.cached_tokens))
             else:
                 job.skips += 1
                 blocked = blocked or job.skips > MAX_SKIPS
@@ -149,6 +157,7 @@ class SimulatedWorker:
         done = [job for job in self.active if job.generated >= job.left_tokens]
         for job in done:
             self._finish(job, now_s)
+        self._resident = self.table.resident()
         return done
 
     def _emit(self, steps: int) -> None:
@@ -166,26 +175,32 @@ class SimulatedWorker:
             self._tokens += steps
 
     def _finish(self, job: Job, now_s: float) -> None:
+        assert job.allocation is not None
         self.active.remove(job)
-        full = (job.prompt_tokens + job.output_tokens - 1) // PAGE_TOKENS
-        self.pages.release(job.pages, job.private_pages, job.all_pages[len(job.pages) : full])
+        cached_tokens = job.prompt_tokens + job.output_tokens - 1  # the last one was never fed back
+        self.table.fill(job.allocation, cached_tokens)
+        for name in job.all_pages[len(job.pages) : cached_tokens // PAGE_TOKENS]:
+            self.table.complete_page(job.allocation, name)
+        self.table.release(job.allocation)
+        job.allocation = None
         self._finished.append(AttemptFinished(job.job_id, job.attempt, job.generated))
         job.done_s = now_s
 
     def report(self) -> StepReport:
         """What changed since the last report."""
         self.sequence += 1
-        added, evicted = self.pages.take_changes()
+        resident, told = self._resident, self._told
         report = StepReport(
             worker_id=self.worker_id,
             sequence=self.sequence,
             started=tuple(self._started),
             first_tokens=tuple(self._first),
             finished=tuple(self._finished),
-            pages_added=added,
-            pages_evicted=evicted,
+            pages_added=() if resident is told else tuple(resident - told),
+            pages_evicted=() if resident is told else tuple(told - resident),
             steps=tuple(self._samples),
             generated_tokens=self._tokens,
         )
+        self._told = resident
         self._started, self._first, self._finished, self._samples, self._tokens = [], [], [], [], 0
         return report

@@ -8,8 +8,11 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from serve_app.api.schemas.common import MAX_TOP_LOGPROBS, GenerationFields, RequestModel, ResponseModel, UsageModel
+from serve_app.api.tools.definitions import MAX_TOOLS
 
 MAX_MESSAGES = 4096
+MAX_PARTS = 4096
+MAX_TOOL_CALLS = 1024
 Role = Annotated[str, Field(pattern=r"^[A-Za-z_]{1,32}$", description="system, developer, user, assistant or tool")]
 
 
@@ -48,8 +51,8 @@ class ChatMessage(OpenModel):
     model_config = ConfigDict(json_schema_extra={"anyOf": [_WITH_CONTENT, _WITH_TOOL_CALLS]})
 
     role: Role
-    content: str | list[TextPart] | None = None
-    tool_calls: list[ToolCall] | None = None
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS, fail_fast=True)] | None = None
     tool_call_id: str | None = None
     name: str | None = None
 
@@ -87,16 +90,20 @@ class ResponseFormatModel(RequestModel):
     json_schema: JsonSchemaFormat | None = None
 
 
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+Tools = Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS, fail_fast=True)]
+
+
 class ChatCompletionRequest(GenerationFields):
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Messages
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="wins over max_tokens")
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormatModel | None = None
-    tools: list[ToolDefinition] | None = None
+    tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     functions: Any = Field(None, description="refused: use tools")
     function_call: Any = Field(None, description="refused: use tool_choice")
     audio: Any = Field(None, description="refused")

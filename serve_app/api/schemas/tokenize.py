@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from serve_app.api.schemas.chat import ChatMessage, ToolDefinition
+from serve_app.api.schemas.chat import Messages, Tools
 from serve_app.api.schemas.common import RequestModel, ResponseModel, TokenId
+
+MAX_TOKENS = 1_000_000
 
 
 class TokenizeRequest(RequestModel):
@@ -15,8 +17,8 @@ class TokenizeRequest(RequestModel):
 
     model: str | None = Field(None, description="none: the first model that is served")
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
-    tools: list[ToolDefinition] | None = None
+    messages: Messages | None = None
+    tools: Tools | None = None
     add_special_tokens: bool | None = Field(None, description="the tokenizer's own BOS before a prompt; default true")
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -33,7 +35,7 @@ class TokenizeResponse(ResponseModel):
 
 class DetokenizeRequest(RequestModel):
     model: str | None = Field(None, description="none: the first model that is served")
-    tokens: Annotated[list[TokenId], Field(max_length=1_000_000)]
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_TOKENS, fail_fast=True)]
 
 
 class DetokenizeResponse(ResponseModel):

@@ -15,10 +15,10 @@ PLAIN = WorkerSpec(
     base_s=0.1,
     per_job_s=0.0,
     prefill_tokens_per_s=1000.0,
-    chunk_tokens=500,
+    chunk_tokens=512,
     noise=0.0,
 )
-"""A step takes 0.1 s and 1 ms for every prompt token; a chunk has 500 tokens."""
+"""A step takes 0.1 s and 1 ms for every prompt token; a chunk has 512 tokens, two pages."""
 
 
 def job(

@@ -164,7 +164,7 @@ def test_every_router_serves_all_through_deaths(name: str) -> None:
     assert any(one.attempt > 1 for one in jobs)
     for worker in simulation.workers:
         assert worker is not None
-        assert worker.pages.free_pages == worker.spec.total_pages
+        assert worker.table.free_pages == worker.spec.total_pages
 
 
 def test_what_fits_no_worker_is_refused_by_the_engine() -> None:

@@ -74,7 +74,7 @@ def test_the_scheduler_keeps_its_invariants_through_deaths_and_late_reports(poli
     assert len(core.scheduler.state.queue) == 0
     for worker in simulation.workers:
         assert worker is not None
-        assert worker.pages.free_pages == worker.spec.total_pages
+        assert worker.table.free_pages == worker.spec.total_pages
 
 
 def test_rates_are_learned_from_reports() -> None:

@@ -22,7 +22,7 @@ def test_one_job_alone() -> None:
 
 
 def test_a_long_prompt_takes_a_step_per_chunk() -> None:
-    """1,200 tokens in chunks of 500, 500 and 200: 0.6 + 0.6 + 0.3 s."""
+    """1,200 tokens in chunks of 512, 512 and 176: 0.612 + 0.612 + 0.276 s."""
     one = job("a", prompt=1200)
     simulate([one], pool())
     assert one.e2e_s == pytest.approx(1.5)
@@ -69,6 +69,27 @@ def test_a_shared_prefix_is_neither_computed_nor_paid_twice() -> None:
     assert [(start.request_id, start.cached_tokens) for start in started] == [("a", 0), ("b", 768)]
 
 
+def test_prompts_that_begin_alike_share_what_one_of_them_has_computed_by_then() -> None:
+    """`b` comes when two pages of `a` are computed, and finds the third before it gets there itself."""
+    jobs = [job(name, prompt=1024, output=2, shared=1) for name in "ab"]
+    dispatcher = simulate(jobs, pool())
+    assert [one.computed_tokens for one in jobs] == [1024, 256]
+    started = [start for _, report in dispatcher.reports for start in report.started]
+    assert [(start.request_id, start.cached_tokens) for start in started] == [("a", 0), ("b", 512)]
+
+
+def test_reports_tell_pages_once_they_are_computed_and_when_they_are_gone() -> None:
+    first, second = job("a", prompt=1024, output=2), job("b", at_s=5.0, prompt=1900, output=1, shared=7)
+    dispatcher = simulate([first, second, job("z", at_s=50.0)], pool())
+    changes = [(report.pages_added, report.pages_evicted) for _, report in dispatcher.reports]
+    assert [(set(added), set(evicted)) for added, evicted in changes[:2]] == [
+        (set(first.pages[:2]), set()),
+        (set(first.pages[2:]), set()),
+    ]
+    assert {page for _, evicted in changes for page in evicted} == set(first.all_pages), "all 8 pages were needed"
+    assert {page for added, _ in changes for page in added} == {*first.all_pages, *second.all_pages}
+
+
 def test_the_next_turn_of_a_chat_finds_the_answer_of_the_last() -> None:
     first = job("a", prompt=500, output=300, shared=1)
     second = job("b", at_s=100.0, prompt=900, output=1, shared=1)
@@ -90,9 +111,9 @@ def test_reports_come_late_and_tell_the_steps() -> None:
     one = job("a", prompt=600, output=5)
     dispatcher = simulate([one, job("z", at_s=50.0)], pool(report_lag_s=0.25))
     at_s, first = dispatcher.reports[0]
-    assert at_s == pytest.approx(0.6 + 0.25)
-    assert (first.steps[0].prefill_tokens, first.steps[0].decode_batch) == (500, 0)
-    assert first.steps[0].duration_s == pytest.approx(0.6)
+    assert at_s == pytest.approx(0.612 + 0.25)
+    assert (first.steps[0].prefill_tokens, first.steps[0].decode_batch) == (512, 0)
+    assert first.steps[0].duration_s == pytest.approx(0.612)
     assert [report.sequence for _, report in dispatcher.reports] == list(range(1, len(dispatcher.reports) + 1))
     done = [(at_s, end) for at_s, report in dispatcher.reports for end in report.finished if end.request_id == "a"]
     assert done[0][0] == pytest.approx(one.e2e_s + 0.25)
@@ -141,7 +162,7 @@ def test_speed_scales_every_time() -> None:
     one = job("a", prompt=100, output=3)
     simulate([one], pool(half))
     assert one.e2e_s == pytest.approx(0.8)
-    assert (half.total_pages, half.max_batch_size, half.chunk_tokens) == (8, 2, 500)
+    assert (half.total_pages, half.max_batch_size, half.chunk_tokens) == (8, 2, 512)
 
 
 def test_noise_is_even_around_one_and_the_same_for_a_seed() -> None:

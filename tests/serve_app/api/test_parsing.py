@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import Message
@@ -19,6 +19,7 @@ from serve_app.api.schemas.common import RequestModel
 from serve_app.api.schemas.completions import CompletionRequest
 from serve_app.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 from serve_app.errors import NotJson
+from tests.properties import examples
 
 SCHEMAS: list[type[RequestModel]] = [ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest]
 JSON_VALUES = st.recursive(
@@ -37,7 +38,7 @@ def request_of(body: bytes, content_type: str = "application/json") -> Request:
 
 
 @given(body=st.binary(max_size=200) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 async def test_any_body_is_taken_or_refused(body: bytes) -> None:
     for schema in SCHEMAS:
         with suppress(InvalidRequest):
@@ -47,7 +48,7 @@ async def test_any_body_is_taken_or_refused(body: bytes) -> None:
 
 
 @given(field=st.sampled_from(sorted(ChatCompletionRequest.model_fields)), value=JSON_VALUES)
-@settings(max_examples=500, deadline=None)
+@examples(500)
 async def test_any_value_of_a_field_is_taken_or_the_field_is_named(field: str, value: Any) -> None:
     fields: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}], field: value}
     try:

@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -20,6 +20,7 @@ from serve_app.api.response_format import Constraint
 from serve_app.api.tools import Tool, ToolChoice, ToolPlan, plan_tools
 from serve_app.api.tools.grammar import arguments_schema
 from serve_app.models.tool_format import FORMATS, ToolFormat, added_tokens, detect_format
+from tests.properties import examples
 from tests.serve_app.api.tools.offered import ADD, NOW, TAG, TOOLS, WEATHER, check_call
 from tests.serve_app.api.tools.reading import Reading, joined
 
@@ -103,7 +104,7 @@ def read(plan: ToolPlan, text: str) -> Reading:
 
 
 @EVERY_FORMAT
-@settings(max_examples=12, deadline=None)
+@examples(12)
 @given(seed=st.integers(0, 2**32), mode=st.sampled_from(["required", "named"]), parallel=st.booleans())
 def test_demanded_calls_always_parse(
     name: str, marks: tuple[str, ...], special: bool, seed: int, mode: str, parallel: bool
@@ -170,7 +171,7 @@ def test_under_a_strict_tool_text_stays_free(name: str, marks: tuple[str, ...], 
     assert EOS in words.allowed(mask)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(seed=st.integers(0, 2**32), marked=st.booleans())
 def test_a_document_or_calls(seed: int, marked: bool) -> None:
     words = vocabulary(HERMES_MARKS if marked else ())

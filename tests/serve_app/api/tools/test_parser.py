@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.api.tools import TextPiece, ToolCallArguments, ToolCallParser, ToolCallStarted
@@ -226,7 +226,6 @@ _SOUP = st.lists(
 _FORMATS = st.sampled_from([HERMES, LLAMA3, MISTRAL, HIDDEN_HERMES, HIDDEN_MISTRAL])
 
 
-@settings(deadline=None)
 @given(text=_SOUP, tool_format=_FORMATS, parallel=st.booleans(), data=st.data())
 def test_how_the_text_is_cut_changes_nothing(text: str, tool_format: ToolFormat, parallel: bool, data: Any) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=12)))
@@ -250,7 +249,6 @@ _CONTENT = st.text(st.characters(exclude_characters="<", exclude_categories=["Cs
 )
 
 
-@settings(deadline=None)
 @given(
     parts=st.lists(st.tuples(_CONTENT, st.sampled_from(NAMES), _ARGUMENTS), max_size=4),
     tail=_CONTENT,
