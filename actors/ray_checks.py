@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from ray.exceptions import AuthenticationError
 
 from actors.errors import ConfigurationError, first_line
 
@@ -108,6 +109,8 @@ def _ask_for_cluster_id(target: str, host_and_port: str) -> None:
         if code == grpc.StatusCode.UNAUTHENTICATED and target == "auto" and "RAY_AUTH_MODE" not in os.environ:
             return  # Ray takes the token out of the home directory when it connects to a cluster that it has found
         raise _unreachable(target, _what_answers(code)) from None
+    except AuthenticationError as error:  # a token is wanted by the environment, and not found
+        raise _unreachable(target, first_line(error).rstrip(".")) from None
     finally:
         channel.close()
 

@@ -82,6 +82,33 @@ def test_a_cluster_is_recognised() -> None:
         require_cluster(f"127.0.0.1:{port}")
 
 
+WITHOUT_TOKEN = """
+import sys
+from actors.errors import ConfigurationError
+from actors.ray_checks import require_cluster
+
+try:
+    require_cluster(sys.argv[1])
+except ConfigurationError as error:
+    print(error.message)
+"""
+
+
+def test_a_token_that_is_wanted_here_and_missing_is_told() -> None:
+    """In a process of its own, since Ray reads what is wanted once."""
+    with grpc_server(CLUSTER_ID_CALL) as port:
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_TOKEN, f"127.0.0.1:{port}"],
+            env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/nowhere"},
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
+        )
+    assert done.stdout.startswith("Cannot connect to a Ray cluster at "), done.stderr
+    assert "/nowhere" in done.stdout
+
+
 # Where a private cluster keeps its files
 
 

@@ -134,8 +134,12 @@ class WorkerLink:
     # The stream.
 
     def _open_stream(self) -> None:
-        """Ask for a stream, with an id of its own, so that nothing of an older one is taken for this one's."""
-        self._stream_id = f"{self._front_id}/{next(_stream_numbers)}"
+        """Ask for a stream, with an id of its own, so that nothing of an older one is taken for this one's.
+
+        Before its number the id names the link: a worker ends older streams of the same link, and must not end those
+        of the link to its present life when that to an earlier one, which does not know yet, is opened again.
+        """
+        self._stream_id = f"{self._front_id}/{self.worker_id}/{next(_stream_numbers)}"
         self._reopening = None
         self._reading = self._supervisor.start("read", self._read(), on_end=self._stream_ended)
 

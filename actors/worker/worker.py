@@ -63,7 +63,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._supervisor = Supervisor(f"worker {self._worker_id}")
         self._streams: dict[str, OutputStream] = {}
-        """By stream id, which is a front's id and the number of its opening."""
+        """By stream id: front, life of the worker that its link is for, and number of the opening."""
         self._reports = ReportBuilder(self._worker_id)
         self._ready_wanted = False
         """A new listener of the reports waits for the whole truth, with which it begins."""
@@ -145,15 +145,16 @@ class Worker:
     async def outputs(self, stream_id: str) -> AsyncIterator[Listening | StepOutput]:
         """One message per step that made something for this stream, after one that says who listens.
 
-        A front has one stream at a time, that of the highest number: it ends those before it, and one that arrives
-        after it was given up by its front before. When a stream ends, for whatever reason, all its jobs are cancelled.
+        A front's link has one stream at a time, that of the highest number: it ends those before it, and one that
+        arrives after it was given up by its front before. When a stream ends, for whatever reason, all its jobs are
+        cancelled.
         """
-        front_id, number = _parts(stream_id)
+        link_id, number = _parts(stream_id)
         for other_id, other in self._streams.items():
-            other_front_id, other_number = _parts(other_id)
-            if other_front_id == front_id and other_number > number:
+            other_link_id, other_number = _parts(other_id)
+            if other_link_id == link_id and other_number > number:
                 return
-            if other_front_id == front_id:
+            if other_link_id == link_id:
                 other.close()
         stream = self._streams[stream_id] = OutputStream()
         if self._ended.is_set():
@@ -270,6 +271,6 @@ class Worker:
 
 
 def _parts(stream_id: str) -> tuple[str, int]:
-    """The front of a stream, and the number of its opening."""
-    front_id, _, number = stream_id.rpartition("/")
-    return front_id, int(number)
+    """The link of a stream, which is a front and the life of a worker that it means, and the number of its opening."""
+    link_id, _, number = stream_id.rpartition("/")
+    return link_id, int(number)

@@ -39,18 +39,16 @@ def generate(
     *,
     chat: Annotated[bool, typer.Option("--chat", help="Use the model's chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="System message; implies --chat.")] = None,
-    workers: opt.WorkerOptions,
-    config: opt.Config = None,
-    address: opt.Address = None,
+    pool: opt.PoolOptions,
     sampling: opt.SamplingOptions,
 ) -> None:
     """Stream one completion to the terminal."""
-    settings, chosen = opt.pool_settings(config, workers), opt.sampling_settings(sampling)
+    settings, chosen = pool.settings(), sampling.settings()
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": prompt})
-    with loading() as progress, Pool.start(config=settings, address=address, progress=progress) as pool:
+    with loading() as progress, Pool.start(config=settings, address=pool.address, progress=progress) as started:
         progress.done()
-        for delta in pool.stream(messages if chat or system is not None else prompt, **chosen):
+        for delta in started.stream(messages if chat or system is not None else prompt, **chosen):
             print(delta.text, end="", flush=True)
     print()
 
@@ -62,14 +60,11 @@ def run(
     out: Annotated[Path | None, typer.Argument(help="JSON Lines file for the results; none: print the texts.")] = None,
     *,
     chat: Annotated[bool, typer.Option("--chat", help="Every plain prompt is a message to answer.")] = False,
-    workers: opt.WorkerOptions,
-    config: opt.Config = None,
-    address: opt.Address = None,
+    pool: opt.PoolOptions,
     sampling: opt.SamplingOptions,
 ) -> None:
     """Run a file of prompts through a pool, with a live progress bar and a summary."""
-    settings, chosen = opt.pool_settings(config, workers), opt.sampling_settings(sampling)
-    failed = run_file(prompts, out, settings, address=address, chat=chat, sampling=chosen)
+    failed = run_file(prompts, out, pool.settings(), address=pool.address, chat=chat, sampling=sampling.settings())
     raise typer.Exit(1 if failed else 0)
 
 

@@ -16,6 +16,7 @@ from actors import PoolConfig, load_config, pool_config
 from actors.sampling import sampling_params
 
 Config = Annotated[Path | None, typer.Option(help="YAML file with settings of the pool; options go before it.")]
+Stop = Annotated[list[str] | None, typer.Option(help="Text that ends a completion; may be given several times.")]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to use; none: RAY_ADDRESS, else a private one on this machine.")
 ]
@@ -34,6 +35,25 @@ class WorkerOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolOptions(WorkerOptions):
+    """A pool that a command starts for itself: its workers, and where they run."""
+
+    config: Config = None
+    address: Address = None
+
+    def settings(self) -> PoolConfig:
+        """From the file, single options, or both, where single options win.
+
+        :raises ConfigurationError: in one sentence what is wrong.
+        """
+        chosen = given(self)
+        chosen.pop("address", None)
+        file = chosen.pop("config", None)
+        from_file = {} if file is None else load_config(file).model_dump(exclude_unset=True)
+        return pool_config(**{**from_file, **chosen})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
     """How tokens are chosen and where a completion ends; what was not given is None."""
 
@@ -46,9 +66,16 @@ class SamplingOptions:
     min_p: Annotated[float | None, typer.Option(help="Drop tokens below this share of the most likely one.")] = None
     repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 discourages repeats.")] = None
     seed: Annotated[int | None, typer.Option(help="Same seed, same text.")] = None
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends a completion; may be given several times.")] = (
-        None
-    )
+    stop: Stop = None
+
+    def settings(self) -> dict[str, Any]:
+        """Those that were given, checked before any worker starts.
+
+        :raises InvalidRequest: in one sentence what is wrong.
+        """
+        chosen = given(self)
+        sampling_params(**chosen)
+        return chosen
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
@@ -88,25 +115,3 @@ def given(options: WorkerOptions | SamplingOptions | None = None, **values: Any)
     if options is not None:
         values = {field.name: getattr(options, field.name) for field in fields(options)} | values
     return {name: value for name, value in values.items() if value is not None and value != []}
-
-
-def sampling_settings(options: SamplingOptions) -> dict[str, Any]:
-    """The sampling parameters that were given on the command line, checked before any worker starts.
-
-    :raises InvalidRequest: in one sentence what is wrong.
-    """
-    chosen = given(options)
-    sampling_params(**chosen)
-    return chosen
-
-
-def pool_settings(config: Path | None, options: WorkerOptions) -> PoolConfig:
-    """A pool's configuration from a file, single settings, or both, where single settings win.
-
-    :raises ConfigurationError: in one sentence what is wrong.
-    """
-    chosen = given(options)
-    if config is None:
-        return pool_config(**chosen)
-    loaded = load_config(config)
-    return pool_config(**{**loaded.model_dump(exclude_unset=True), **chosen})

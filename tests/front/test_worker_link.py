@@ -270,6 +270,20 @@ async def test_the_death_of_the_worker_ends_the_link_and_its_attempts(links: _Li
     assert link.over
 
 
+async def test_a_link_to_an_earlier_life_leaves_that_to_the_present_one_alone(links: _Links) -> None:
+    """A grant for a life that has ended may come after one for the next, and a link to it that broke looks for it in
+    the process of the next."""
+    present = links.open()
+    await whole(present, request(1))
+    earlier = links.open("slot#earlier")
+    async with asyncio.timeout(WAIT_S):
+        with pytest.raises(AttemptLost):
+            await earlier.start(request(2), AttemptOutput("slot#earlier", whole=True))
+    assert earlier.over
+    await whole(present, request(3))
+    assert present.open
+
+
 async def test_shutting_down_tells_attempts_and_cancels_them_at_the_worker(links: _Links) -> None:
     link = links.open()
     output = AttemptOutput(links.worker_id, whole=True)

@@ -18,6 +18,8 @@ MAX_FAILURES = 40
 MAX_MESSAGE = 160
 FAULT_CODES = frozenset({"worker_died", "no_healthy_worker"})
 """What faults may do to a request that cannot be tried again."""
+REPLAYED_KINDS = ("whole", "burst", "batch", "remote")
+MOST_LOST, MOST_LOST_SHARE = 3, 0.01
 
 
 @dataclass(slots=True)
@@ -136,6 +138,15 @@ class Checker:
             elapsed_s = time.monotonic() - answer.started_s
             asked = {name: value for name, value in question.options.items() if name != "stop"}
             self.fail(f"{kind} {answer.request_id} after {elapsed_s:.1f} s: {fault} (asked: {asked})")
+
+    def judge_shares(self) -> None:
+        """Requests that are tried again elsewhere survive nearly all faults: three of them in the few seconds that one
+        lives are rare. Many that were lost mean that a front is cut off from a worker that lives."""
+        for kind in REPLAYED_KINDS:
+            all_ends = sum(count for (of, _), count in self.ends.items() if of == kind)
+            lost = sum(self.ends[kind, code] for code in FAULT_CODES)
+            if lost > max(MOST_LOST, MOST_LOST_SHARE * all_ends):
+                self.fail(f"{lost} of {all_ends} requests of kind {kind} were lost, though they are tried again")
 
     def fail(self, what: str) -> None:
         """Something that must not be. The first ones are kept word for word, all are counted."""

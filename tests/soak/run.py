@@ -48,6 +48,7 @@ async def soak(plan: SoakPlan) -> tuple[Checker, MemoryWatch]:
         await asyncio.to_thread(pool.close)
         await asyncio.to_thread(ray.shutdown)
     _tell(checker, "after the pool was closed", await wait_until_gone(mark, plan.close_within_s))
+    checker.judge_shares()
     judge_memory(plan, watch, checker)
     return checker, watch
 

@@ -122,6 +122,17 @@ def test_failures_are_bounded_and_counted() -> None:
     assert checker.ends == {("stream", "answered"): 1000}
 
 
+def test_a_front_that_is_cut_off_is_found_by_what_it_loses() -> None:
+    checker = Checker()
+    for _ in range(96):
+        checker.judge("batch", QUESTION, answer())
+    for lost in range(1, 5):
+        checker.judge("batch", QUESTION, answer(0, done=False, error=WorkerDied("three attempts were lost")))
+        checker.judge("stream", QUESTION, answer(1, done=False, error=WorkerDied("its only one was lost")))
+        checker.judge_shares()
+        assert checker.failure_count == (1 if lost == 4 else 0)
+
+
 def test_the_same_seed_asks_the_same() -> None:
     encoder = PromptEncoder.load(builtin_model_path())
     one, other = (QuestionMaker(random.Random("7/user-3"), encoder) for _ in range(2))
