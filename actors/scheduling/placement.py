@@ -103,14 +103,7 @@ class Placement:
         eligible = self._eligible(request, state)
         if not eligible.any():
             return None
-        pages = np.ceil((request.tokens + state[Column.RESERVE_TOKENS]) / PAGE_TOKENS)
-        hashes = request.admission.page_hashes
-        need = pages - self._depths(self._fleet.referenced.depths(hashes), pages.size)
-        free_pages, free_slots = self._room(request, state, now_s)
-        ready = (need <= free_pages) & (free_slots >= 1.0)
-        wait_s = np.zeros(pages.size)
-        if not ready.all():
-            wait_s = np.where(ready, 0.0, self._waits(need, free_pages, free_slots, now_s))
+        ready, wait_s = self._waits_for_room(request, state, now_s)
         ranked_s = wait_s
         if self._policy.holds:
             if request.foreground:
@@ -120,8 +113,24 @@ class Placement:
             eligible &= ready
             if not eligible.any():
                 return None
-        resident = self._depths(self._fleet.known.depths(hashes), pages.size)
-        candidates = Candidates(
+        scores = self._policy.score(self._candidates(request, state, ranked_s, eligible))
+        scores = np.where(eligible, scores, np.inf)
+        index = int(scores.argmin())
+        return Place(index, float(wait_s[index]), float(scores[index]))
+
+    def _waits_for_room(self, request: Request, state: Floats, now_s: float) -> tuple[NDArray[np.bool_], Floats]:
+        """Which workers have pages and a slot for the request now, and the seconds until the others have."""
+        pages = np.ceil((request.tokens + state[Column.RESERVE_TOKENS]) / PAGE_TOKENS)
+        need = pages - self._depths(self._fleet.referenced.depths(request.admission.page_hashes), pages.size)
+        free_pages, free_slots = self._room(request, state, now_s)
+        ready: NDArray[np.bool_] = (need <= free_pages) & (free_slots >= 1.0)
+        if ready.all():
+            return ready, np.zeros(pages.size)
+        return ready, np.where(ready, 0.0, self._waits(need, free_pages, free_slots, now_s))
+
+    def _candidates(self, request: Request, state: Floats, ranked_s: Floats, eligible: NDArray[np.bool_]) -> Candidates:
+        resident = self._depths(self._fleet.known.depths(request.admission.page_hashes), eligible.size)
+        return Candidates(
             expected_tokens=request.expected_tokens,
             miss_tokens=request.admission.prompt_tokens - PAGE_TOKENS * resident,
             wait_s=ranked_s,
@@ -133,9 +142,6 @@ class Placement:
             prefill_s=state[Column.PREFILL_S],
             decode_weight=_decode_weight(request),
         )
-        scores = np.where(eligible, self._policy.score(candidates), np.inf)
-        index = int(scores.argmin())
-        return Place(index, float(wait_s[index]), float(scores[index]))
 
     def _eligible(self, request: Request, state: Floats) -> NDArray[np.bool_]:
         eligible: NDArray[np.bool_] = (
