@@ -131,7 +131,8 @@ WorkerCommand = GenerationRequest | Cancellation
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """The first message of a worker's stream: which life of the worker offers it."""
+    """The first message of a worker's stream: which life of the worker offers it. In the stream of reports it comes
+    again whenever there is nothing else to tell, so that a stream that is broken can be told from one that is quiet."""
 
     worker_id: str
 

@@ -40,6 +40,11 @@ RECONNECT_GRACE_S = 5.0
 """A worker whose stream broke is taken for down when it has not answered for so long."""
 
 
+SILENCE_S = 30.0
+"""A worker says something every few seconds (`actors.worker.worker`). A stream that has said nothing for so long is
+broken."""
+
+
 class WorkerFollower:
     """Follows the worker of one slot. `handle_event` feeds the scheduler."""
 
@@ -86,8 +91,10 @@ class WorkerFollower:
             slot.cut_off = False
             if slot.worker_id is not None and hello.worker_id != slot.worker_id:
                 await self._down(f"{hello.worker_id} has taken its place")
-            async for reference in stream:
-                await self._take_in(await reference)
+            while True:
+                async with asyncio.timeout(SILENCE_S):
+                    news: WorkerNews = await (await anext(stream))
+                await self._take_in(news)
         except StopAsyncIteration:
             return
         finally:

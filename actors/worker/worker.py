@@ -41,7 +41,7 @@ from actors.messages import (
 from actors.supervisor import Supervisor, end_process
 from actors.worker.commands import Cancel, CancelStream, Inspect, StepNews, Stop, Submit
 from actors.worker.engine_process import start_engine
-from actors.worker.output_stream import OutputStream
+from actors.worker.output_stream import HEARTBEAT_S, OutputStream
 from actors.worker.step_reports import ReportBuilder
 
 T = TypeVar("T")
@@ -189,7 +189,8 @@ class Worker:
     async def reports(self) -> AsyncIterator[WorkerNews]:
         """Who this is, progress while the model loads, one `WorkerReady`, then step reports while the worker lives.
 
-        Ends when the worker is closed. One listener at a time: the dispatcher.
+        Says who this is again whenever there is nothing else to tell for HEARTBEAT_S. Ends when the worker is closed.
+        One listener at a time: the dispatcher.
         :raises ModelError: the engine could not be loaded; the worker stays, useless, until it is killed.
         """
         yield Listening(self._worker_id)
@@ -198,15 +199,18 @@ class Worker:
             if self._progress is not None:
                 progress, self._progress = self._progress, None
                 yield progress
-            await self._change()
+            if not await self._changes():
+                yield Listening(self._worker_id)
         self._ready_wanted, self._ready = True, None
         self._engine.send(Inspect())
         while self._ready is None and not self._ended.is_set():
-            await self._change()
+            if not await self._changes():
+                yield Listening(self._worker_id)
         if self._ready is not None:
             yield self._ready
         while not self._ended.is_set():
-            await self._change()
+            if not await self._changes():
+                yield Listening(self._worker_id)
             if self._reports and not self._reports.urgent:
                 await self._urgent_change()
             if self._reports:
@@ -225,6 +229,14 @@ class Worker:
             async with asyncio.timeout(QUIET_REPORT_INTERVAL_S):
                 while not self._reports.urgent and not self._ended.is_set():
                     await self._change()
+
+    async def _changes(self) -> bool:
+        """Wait for a change, but not for longer than a stream may say nothing; returns whether there was one."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEARTBEAT_S):
+                await self._change()
+                return True
+        return False
 
     async def _change(self) -> None:
         await self._changed.wait()
