@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
@@ -26,7 +27,8 @@ def main() -> int:
     faulthandler.dump_traceback_later(plan.watchdog_s, exit=True)
     logging.basicConfig(level=logging.ERROR)
     print(f"Soak of {options.minutes:g} minutes, seed {options.seed}", file=sys.stderr, flush=True)
-    checker, watch = asyncio.run(soak(plan))
+    with contextlib.redirect_stdout(sys.stderr):  # Ray says there of every process that is killed
+        checker, watch = asyncio.run(soak(plan))
     print("\n".join(lines(plan, checker, watch)), flush=True)
     faulthandler.cancel_dump_traceback_later()
     return 1 if checker.failure_count else 0

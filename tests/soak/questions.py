@@ -13,7 +13,9 @@ from tests.soak.plan import CONTEXT_TOKENS
 
 FAMILIES, FAMILY_TOKENS = 8, 600
 """Prompts share beginnings of two full pages and a bit, as conversations do."""
-VOCABULARY = range(4, 2048)
+VOCABULARY = tuple(range(4, 2048))
+"""The same few thousand objects in all prompts: an id of its own for each token of the long ones would make so much
+garbage that the memory of this process said nothing of the fronts in it."""
 CLASSES = ("interactive", "default", "batch")
 TENANTS = ("", "alice", "bob")
 
