@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.config import PoolConfig, pool_config
 from actors.dispatcher.statistics import PoolStatistics, WorkerState
-from actors.errors import ConfigurationError, ExlpoolError, PoolClosed, PoolNotFound
+from actors.errors import ConfigurationError, ExlpoolError, PoolClosed, PoolNotFound, first_line
 from actors.launch import Launched, find_members, launch
 from actors.ray_session import NAMESPACE, ensure_ray
 from actors.request.options import request_options
@@ -250,6 +250,8 @@ def _wait_until_ready(dispatcher: Any, config: PoolConfig, progress: ProgressCal
                 "others, or `start_timeout_s` too short for this model.",
                 param="start_timeout_s",
             ) from None
+        except RayError as error:
+            raise PoolClosed(f"The cluster was lost while the workers loaded: {first_line(error)}.") from None
         if progress is not None:
             progress(states)
         for state in states:

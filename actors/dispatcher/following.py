@@ -92,8 +92,7 @@ class WorkerFollower:
             if slot.worker_id is not None and hello.worker_id != slot.worker_id:
                 await self._down(f"{hello.worker_id} has taken its place")
             while True:
-                async with asyncio.timeout(SILENCE_S):
-                    news: WorkerNews = await (await anext(stream))
+                news: WorkerNews = await self._next_message(stream)
                 await self._take_in(news)
         except StopAsyncIteration:
             return
@@ -102,19 +101,25 @@ class WorkerFollower:
             cancel_stream(stream)
 
     async def _first_message(self, stream: Any) -> Listening:
-        """Wait for an answer: without an end while nothing depends on it, since a worker may be long in starting."""
-        slot = self._slot
-        if slot.worker_id is None:
-            first: Listening = await (await anext(stream))
-            return first
-        assert self._broken_at_s is not None, "a worker that is up and not read has a broken stream"
+        """Wait for an answer. A worker may be long in starting, so without one the stream is only asked for anew. But one
+        that was up, and with it what runs there, is down after the grace."""
+        patience_s = SILENCE_S
+        if self._slot.worker_id is not None and self._broken_at_s is not None:
+            patience_s = max(self._broken_at_s + RECONNECT_GRACE_S - time.monotonic(), 0.0)
         try:
-            async with asyncio.timeout(max(self._broken_at_s + RECONNECT_GRACE_S - time.monotonic(), 0.0)):
-                first = await (await anext(stream))
+            async with asyncio.timeout(patience_s):
+                first: Listening = await (await anext(stream))
         except TimeoutError:
-            await self._down(f"it has not answered for {RECONNECT_GRACE_S:g} s")
-            raise
+            await self._down(f"it has not answered for {patience_s:.1f} s")
+            raise TimeoutError(f"no answer for {patience_s:.1f} s") from None
         return first
+
+    async def _next_message(self, stream: Any) -> Any:
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                return await (await anext(stream))
+        except TimeoutError:
+            raise TimeoutError(f"nothing was heard for {SILENCE_S:g} s") from None
 
     async def _take_in(self, news: WorkerNews) -> None:
         slot = self._slot
@@ -159,7 +164,9 @@ class WorkerFollower:
         slot = self._slot
         if self._broken_at_s is None:
             self._broken_at_s = time.monotonic()
-            logger.warning("The link to worker %s broke and is opened again: %s", slot.worker_id or slot.name, reason)
+            logger.warning(
+                "Worker %s is not heard; its stream is asked for again: %s", slot.worker_id or slot.name, reason
+            )
         if slot.worker_id is None:
             return
         if time.monotonic() - self._broken_at_s > RECONNECT_GRACE_S:

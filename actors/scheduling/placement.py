@@ -162,9 +162,13 @@ class Placement:
         return eligible
 
     def _exclude(self, request: Request, eligible: NDArray[np.bool_]) -> None:
-        """Take out workers that failed the request, unless no other is left that could ever run it."""
+        """Take out workers that failed the request, unless no other is up that could ever run it.
+
+        One that is only suspected does not count: nobody knows when it will be heard of, and requests that waited for
+        it would stand before all others in the queue while the worker that they avoid is free.
+        """
         excluded = request.admission.excluded_workers
-        others = (w for w in self._fleet if w.worker_id not in excluded and w.status is not WorkerStatus.DRAINING)
+        others = (w for w in self._fleet if w.worker_id not in excluded and w.status is WorkerStatus.UP)
         if any(fits(request.admission, worker.limits) for worker in others):
             for worker_id in excluded:
                 worker = self._fleet.by_id.get(worker_id)

@@ -128,14 +128,11 @@ class EngineThread:
                 case Stop():
                     self._stopping = True
                     return
-        prefilled = False
         if engine.has_work():
             failed = not self._step(engine, news)
             inspect = inspect or failed
-            prefilled = news.sample is not None and news.sample.prefill_tokens > 0
-        if news.started or news.finished or prefilled or inspect:
-            changes = engine.page_changes()
-            news.pages_added, news.pages_evicted = changes.added, changes.evicted
+        changes = engine.page_changes()
+        news.pages_added, news.pages_evicted = changes.added, changes.evicted
         if inspect:
             running = tuple(job.running_attempt() for job in self._jobs.values())
             news.truth = WholeTruth(engine.resident_pages(), running)

@@ -251,3 +251,13 @@ def test_a_first_attempt_that_avoids_a_worker_has_lost_nothing_there() -> None:
     pool.up("b")
     assert starts(pool.submit("r", excluded_workers=frozenset({"a#1"}))) == {"r": "b#1"}
     assert pool.worker("a#1").state == "up"
+
+
+def test_who_avoids_a_worker_does_not_wait_for_one_that_is_suspected_meanwhile() -> None:
+    """Or it would stand before everybody else in the queue while the other worker is free."""
+    pool = Pool()
+    pool.up("a")
+    pool.up("b")
+    pool.handle(WorkerSuspected("b#1"))
+    pool.submit("r", attempt=2, excluded_workers=frozenset({"a#1"}))
+    assert starts(pool.report("a#1", full=True, running=())) == {"r": "a#1"}
