@@ -101,7 +101,7 @@ class WorkerFollower:
             cancel_stream(stream)
 
     async def _first_message(self, stream: Any) -> Listening:
-        """Wait for an answer. A worker may be long in starting, so without one the stream is only asked for anew. But one
+        """Wait for an answer. A worker may be long in starting, so without one the stream is only asked for anew. One
         that was up, and with it what runs there, is down after the grace."""
         patience_s = SILENCE_S
         if self._slot.worker_id is not None and self._broken_at_s is not None:

@@ -204,9 +204,9 @@ def test_long_arguments_cost_linear_time(head: str, tail: str) -> None:
 
     def cost_s(length: int) -> float:
         arguments = json.dumps({"a": "x" * length})
-        begin_s = time.process_time()
+        begin_s = time.thread_time()
         assert read(iter(f"<tool_call>{head}{arguments}{tail}</tool_call>")).calls == [("f", arguments)]
-        return time.process_time() - begin_s
+        return time.thread_time() - begin_s
 
     assert cost_s(400_000) < 15 * cost_s(100_000)
 
