@@ -39,7 +39,7 @@ class BreakableDispatcher(Dispatcher):
         def handle(*_: Any) -> Any:
             raise AssertionError("an invariant is broken")
 
-        self._scheduler.handle = handle  # type: ignore[method-assign]
+        self._scheduler.handle = handle  # type: ignore[assignment, method-assign]
 
 
 @pytest.fixture
