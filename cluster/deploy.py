@@ -17,9 +17,9 @@ from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 from actors.config import read_settings
 from actors.errors import ExlpoolError
 from cluster.dashboard import Dashboard, DashboardUnreachable
-from cluster.deploy_local import check_exposure
 from cluster.deploy_schema import require_known_keys
 from cluster.deploy_status import FAILED, cause
+from cluster.server import check_exposure
 from serve_app.config import ServeConfig, configuration_error, live_settings, serve_config
 
 BUILDER = "serve_app:build_app"

@@ -46,7 +46,7 @@ def serve(
     address: opt.Address = None,
 ) -> None:
     """Serve models on this machine through an OpenAI-compatible API, until Ctrl-C."""
-    from cluster.deploy_local import LocalServer
+    from cluster.server import OwnServer
     from serve_app.config import serve_config
 
     given = opt.given(
@@ -61,7 +61,7 @@ def serve(
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.ExitStack() as stack:
         with loading() as progress:
-            server = LocalServer(settings, host=host, port=port, address=address, progress=progress)
+            server = OwnServer(settings, host=host, port=port, address=address, progress=progress)
             stack.enter_context(server)
         # Nothing is left behind, however often somebody presses Ctrl-C.
         stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)

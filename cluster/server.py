@@ -39,7 +39,7 @@ CLOSE_TIMEOUT_S = 60.0
 Progress = Callable[[tuple[WorkerState, ...]], None]
 
 
-class LocalServer:
+class OwnServer:
     """Models behind HTTP, from `with` to its end. Nothing of it is left afterwards."""
 
     def __init__(
