@@ -56,10 +56,7 @@ class HttpFront:
         api = create_api(
             self._models, observer=Observers(metrics, TokenCharges()), limits=config.api_limits, docs=config.docs
         )
-        read = metrics.endpoint(
-            lambda: {name: pool.dispatcher.statistics.remote() for name, pool in self._pools.items()}
-        )
-        api.add_route("/metrics", read, include_in_schema=False)
+        api.add_route("/metrics", metrics.endpoint(self._ask_statistics), include_in_schema=False)
         behind_proxy = Edge(api, accounts=accounts, announce_request_id=False)  # the proxy tells the client
         if config.listen is None:
             return [behind_proxy], cast("ASGIApp", behind_proxy)
