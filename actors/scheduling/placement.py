@@ -178,7 +178,11 @@ class Placement:
     def _room(self, request: Request, state: Floats, now_s: float) -> tuple[Floats, Floats]:
         """Pages and slots that the request may take now: all free ones, or for class batch, unless its trickle is due,
         what foreground requests are unlikely to need soon. A worker with foreground requests prefills one batch prompt
-        at a time."""
+        at a time.
+
+        On a worker that is kept for a batch request nothing is kept from it: no other may start there, so what was kept
+        would stand idle until the memory of the peak had faded.
+        """
         pages, slots = state[Column.FREE_PAGES], state[Column.FREE_SLOTS]
         if request.foreground or request.due:
             return pages, slots
@@ -187,6 +191,9 @@ class Placement:
         kept_pages = np.maximum(np.floor(state[Column.PEAK_PAGES] * fade) - state[Column.FOREGROUND_PAGES], 0.0)
         kept_slots = np.maximum(np.floor(busy) - state[Column.FOREGROUND_SLOTS], 0.0)
         wait_for_prefill = (state[Column.BACKGROUND_PREFILLS] > 0.0) & (busy >= 1.0)
+        if request.reserves >= 0:
+            kept_pages[request.reserves] = kept_slots[request.reserves] = 0.0
+            wait_for_prefill[request.reserves] = False
         return pages - kept_pages, np.where(wait_for_prefill, 0.0, slots - kept_slots)
 
     def _prefill_waits(self, state: Floats) -> Floats:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import ActorUnavailableError
 
 from actors.errors import NoHealthyWorker, Overloaded, PoolClosed
 from actors.front import dispatcher_link
@@ -66,8 +67,16 @@ class _Rig:
         self.link = DispatcherLink("front-1", self.dispatcher)
 
     async def until_told(self, *expected: tuple[str, str, int]) -> None:
-        while not set(expected) <= set(await self.dispatcher.told.remote()):
+        while not set(expected) <= set(await self._told()):
             await asyncio.sleep(0.02)
+
+    async def _told(self) -> list[tuple[str, str, int]]:
+        """What the life that answers was told; nothing while none answers."""
+        try:
+            told: list[tuple[str, str, int]] = await self.dispatcher.told.remote()
+        except ActorUnavailableError:
+            return []
+        return told
 
     async def until_listening(self) -> None:
         while not self.link.listening:

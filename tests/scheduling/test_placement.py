@@ -283,6 +283,18 @@ def test_class_batch_takes_the_room_once_it_was_not_used_for_a_while() -> None:
     assert starts(pool.tick(PEAK_HALF_LIFE_S)) == {"batch": "a#1"}
 
 
+def test_nothing_is_kept_from_the_batch_request_that_a_worker_is_kept_for() -> None:
+    """Nobody else may start there: what was kept from it would stand idle while everybody waits."""
+    pool = busy_then_quiet()
+    assert pool.submit("batch", 10, 20, priority=Priority.BATCH) == []
+    state = pool.scheduler.state
+    batch = state.requests["batch"]
+    batch.reserves = batch.wants = state.fleet.by_id["a#1"].index
+    state.matchmaker.reserved[batch.reserves] = batch
+    assert starts(pool.report("a#1")) == {"batch": "a#1"}
+    assert state.matchmaker.reserved == {}
+
+
 def test_class_batch_prefills_one_prompt_at_a_time_beside_others() -> None:
     pool = Pool()
     pool.up(max_batch_size=16, total_pages=64)

@@ -37,6 +37,7 @@ class Answer:
     front_ends: bool = False
     """Its front was closed, or killed, on purpose."""
     patient: bool = True
+    of_batch: bool = False
     request_id: str = ""
 
     def take_result(self, result: GenerationResult) -> None:

@@ -181,7 +181,7 @@ class User:
     # Asking, with an end that is certain.
 
     async def _ask(self, kind: str, question: Question, way: Way, *, cancel_after_s: float | None = None) -> None:
-        answer = Answer()
+        answer = Answer(of_batch=question.options.get("priority") == "batch")
         task = self._tasks.create_task(_note(answer, way(question, answer)))
         if cancel_after_s is not None:
             await asyncio.wait({task}, timeout=cancel_after_s)
@@ -192,7 +192,8 @@ class User:
 
     async def _wait_for_end(self, kind: str, answer: Answer, task: asyncio.Task[None]) -> bool:
         """Wait for the end of a request. One that does not come is told with all that is known of the request."""
-        limit_s = self._around.plan.end_within_s
+        plan = self._around.plan
+        limit_s = plan.batch_ends_within_s if answer.of_batch else plan.end_within_s
         await asyncio.wait({task}, timeout=limit_s)
         if task.done():
             return True
