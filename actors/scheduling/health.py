@@ -84,7 +84,7 @@ def _expire_leases(state: SchedulerState) -> list[Action]:
     actions: list[Action] = []
     latest_s = state.now_s - state.config.start_lease_s
     for worker in state.fleet:
-        if worker.resync_asked_s is not None:
+        if worker.resync_asked_s is not None or not worker.prefilling:
             continue
         late = [r for r in worker.prefilling.values() if r.state is RequestState.GRANTED and r.granted_s <= latest_s]
         for request in late:
