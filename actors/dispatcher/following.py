@@ -123,7 +123,6 @@ class WorkerFollower:
 
     async def _take_in(self, news: WorkerNews) -> None:
         slot = self._slot
-        slot.heard_at_s = time.monotonic()
         match news:
             case LoadProgress():
                 slot.progress = news

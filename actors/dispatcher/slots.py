@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -28,7 +27,6 @@ class Slot:
         self.restarts = 0
         self.generated_tokens = 0
         self.finished_requests = 0
-        self.heard_at_s = time.monotonic()
 
     def state(self, active_jobs: int) -> WorkerState:
         progress = self.progress

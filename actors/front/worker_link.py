@@ -83,7 +83,8 @@ class WorkerLink:
         """
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                await self._settled.wait()
+                while not self._settled.is_set():  # it may have opened and broken again before this goes on
+                    await self._settled.wait()
         except TimeoutError:
             raise AttemptLost(self._why or f"worker {self.worker_id} did not answer in {OPEN_TIMEOUT_S:g} s") from None
         if self.over:

@@ -12,7 +12,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.engines.registry import resolve_engine_name
 from actors.errors import PoolClosed
-from actors.ray_session import NAMESPACE, STREAM_BACKPRESSURE
+from actors.ray_session import NAMESPACE, cancel_stream, open_stream
 from actors.supervisor import Supervisor
 from serve_app.config import ModelConfig
 from serve_app.serving.pool_holder import HeldPool, PoolHolder
@@ -85,9 +85,7 @@ class Lease:
 
     @classmethod
     async def _of(cls, holder: Any) -> Lease:
-        stream = holder.lease.options(
-            num_returns="streaming", _generator_backpressure_num_objects=STREAM_BACKPRESSURE
-        ).remote()
+        stream = open_stream(holder.lease)
         items = aiter(stream)
         try:
             pool: HeldPool = await (await anext(items))
@@ -98,7 +96,7 @@ class Lease:
     def release(self) -> None:
         """Give it back. The reader goes on until it hears the end: a reader that went away would look like a crash,
         after which the pool stays for a while."""
-        ray.cancel(self._stream)
+        cancel_stream(self._stream)
 
     async def _read(self, items: AsyncIterator[Any]) -> None:
         async for beat in items:

@@ -214,6 +214,20 @@ async def test_a_link_that_breaks_tells_its_attempts_and_is_opened_again(links: 
     await links.until_idle()
 
 
+async def test_an_attempt_that_waits_for_a_link_which_opens_and_breaks_at_once_waits_on(links: _Links) -> None:
+    """Or it would be registered with a link that is not open: never sent, and told of nothing."""
+    link = links.open()
+    output = AttemptOutput(links.worker_id, whole=True)
+    starting = asyncio.get_running_loop().create_task(link.start(replace(request(1), whole=True), output))
+    await asyncio.sleep(0)
+    link._opened()
+    link._break("it broke before anybody could use it")
+    async with asyncio.timeout(WAIT_S):
+        await starting
+        *_, finished = await output.take()
+    assert finished is not None
+
+
 @pytest.mark.parametrize("fault", ["raises", "unreadable", "silent", "breaks off", "ends"])
 async def test_a_stream_that_fails_in_any_way_is_opened_again(
     fault: str, faulty: Any, monkeypatch: pytest.MonkeyPatch
