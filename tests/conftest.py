@@ -40,7 +40,10 @@ def ray_cluster() -> Iterator[None]:
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
+    address = ray.get_runtime_context().gcs_address
     yield
+    assert ray.is_initialized(), "a test has ended the cluster of the session"
+    assert ray.get_runtime_context().gcs_address == address, "a test has put a cluster of its own in its place"
     ray.shutdown()
 
 

@@ -20,6 +20,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **options: calls.append(options))
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append({"shutdown": True}))  # never the session's own cluster
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return calls
 
@@ -80,6 +81,7 @@ def test_what_ray_says_is_told_in_one_line(
     with pytest.raises(ConfigurationError, match="Cannot start a private Ray cluster") as caught:
         ensure_ray(None)
     assert "\n" not in caught.value.message
+    assert connections == [{"shutdown": True}], "what Ray had started by then is ended"
 
 
 @pytest.mark.parametrize(
