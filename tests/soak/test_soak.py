@@ -10,13 +10,13 @@ import pytest
 
 from tests.soak.plan import soak_plan
 
-MINUTES = 0.75
+MINUTES = 0.5
 SEED = 1
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(soak_plan(MINUTES, SEED).watchdog_s + 60.0)
-def test_nothing_is_wrong_after_a_minute_of_chaos() -> None:
+def test_nothing_is_wrong_after_half_a_minute_of_chaos() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.soak", "--minutes", str(MINUTES), "--seed", str(SEED)],
         capture_output=True,
