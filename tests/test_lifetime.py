@@ -15,7 +15,7 @@ from tests.processes import marked, marked_environment
 pytestmark = pytest.mark.ray
 
 GONE_WITHIN_S = 30.0
-"""A process of Ray that has just started looks five seconds for its dead cluster, and some time is spent before that."""
+"""A process of Ray that has just started looks for its dead cluster for five seconds, after its imports."""
 START_S = 90.0
 
 SCRIPT = """

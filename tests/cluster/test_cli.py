@@ -24,7 +24,7 @@ pytestmark = pytest.mark.ray
 EXLPOOL = str(Path(sysconfig.get_path("scripts")) / "exlpool")
 RUN_S = 100.0
 GONE_WITHIN_S = 30.0
-"""A process of Ray that has just started looks five seconds for its dead cluster, and some time is spent before that."""
+"""A process of Ray that has just started looks for its dead cluster for five seconds, after its imports."""
 
 
 def simulated_text(prompt: Any, tokens: int) -> str:
