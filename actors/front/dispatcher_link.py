@@ -166,7 +166,8 @@ class DispatcherLink:
             self._fail_for_good(PoolClosed("The pool's dispatcher is gone; start the pool again."))
             return
         if self.listening or self._lost_at_s is None:
-            logger.warning("The dispatcher is lost and looked for again: %s", first_line(failure))
+            if not isinstance(failure, asyncio.CancelledError):  # the event loop ends, or who broke it has said why
+                logger.warning("The dispatcher is lost and looked for again: %s", first_line(failure))
             self._lost_at_s = time.monotonic()
         self.listening = False
         self._messages.clear()

@@ -180,14 +180,16 @@ class WorkerLink:
         if isinstance(failure, _LifeOver | ActorDiedError):
             self._end(first_line(failure))
             return
-        if not isinstance(failure, asyncio.CancelledError) or not self._why:  # else `_send_failed` has said why
+        # Cancelled by `_send_failed`, which has said why, or with everything else on an event loop that ends.
+        cancelled = isinstance(failure, asyncio.CancelledError)
+        if not cancelled or not self._why:
             reason = "its stream ended" if failure is None else first_line(failure)
-            self._break(f"the link to worker {self.worker_id} broke: {reason}")
+            self._break(f"the link to worker {self.worker_id} broke: {reason}", quietly=cancelled)
         self._reopening = asyncio.get_running_loop().call_later(self._pause_s, self._open_stream)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
-    def _break(self, reason: str) -> None:
-        if self.open:
+    def _break(self, reason: str, *, quietly: bool = False) -> None:
+        if self.open and not quietly:
             logger.warning("%s; it is opened again", reason)
         self._settled.clear()
         self._lose_attempts(reason)

@@ -79,17 +79,20 @@ def test_a_stream_is_not_opened_before_it_is_read(eventually: Callable[..., None
         eventually(lambda: pool.statistics().scheduler.running_requests == 0)
 
 
-def test_streams_on_several_event_loops_do_not_mix() -> None:
+def test_streams_on_several_event_loops_do_not_mix(caplog: pytest.LogCaptureFixture) -> None:
     async def read(number: int) -> list[int]:
         stream = pool.stream((*PROMPT, number), max_new_tokens=20, temperature=0.0)
         return [token async for delta in stream for token in delta.token_ids]
 
     with start() as pool:
-        loops = [asyncio.run(read(number)) for number in range(3)]
+        loops = [asyncio.run(read(number)) for number in range(5)]
         plain = [
             ray.get(
                 pool.generate.remote((*PROMPT, number), max_new_tokens=20, temperature=0.0), timeout=WAIT_S
             ).token_ids
-            for number in range(3)
+            for number in range(5)
         ]
     assert [tuple(tokens) for tokens in loops] == plain
+    assert not [record for record in caplog.records if record.name.startswith("actors")], (
+        "the end of a loop is no fault"
+    )
