@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-MAX_REQUESTS = 16_384
+MAX_REQUESTS = 4_096
 """Requests whose story is kept; the one that was silent longest goes first."""
 MAX_ENTRIES = 64
 """Lines kept of one request's story; the oldest go first."""
