@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 import uuid
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import tests.properties  # noqa: F401 - loads the profile that makes every search of a property repeatable
-from actors.ray_session import NAMESPACE
+from actors.ray_session import NAMESPACE, prepare_private_cluster
 from tests.processes import marked
 
 WAIT_S = 30.0
@@ -31,7 +30,7 @@ def ray_cluster() -> Iterator[None]:
     """A private Ray cluster of this test session, gone with it."""
     import ray
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    prepare_private_cluster()
     ray.init(
         address="local",
         namespace=NAMESPACE,

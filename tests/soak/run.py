@@ -13,7 +13,7 @@ import ray
 
 from actors import Pool
 from actors.builtin_model import builtin_model_path
-from actors.ray_session import NAMESPACE
+from actors.ray_session import NAMESPACE, prepare_private_cluster
 from actors.request.prompt import PromptEncoder
 from tests.processes import MARK_NAME
 from tests.soak.checker import Checker
@@ -55,7 +55,7 @@ async def soak(plan: SoakPlan) -> tuple[Checker, MemoryWatch]:
 
 def _start_cluster() -> None:
     """A private one, which does not repeat here what its processes log: they are killed all the time, and say so."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    prepare_private_cluster()
     ray.init(
         address="local",
         namespace=NAMESPACE,
