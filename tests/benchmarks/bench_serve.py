@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import json
 import logging
-import os
 import statistics
 import time
 from collections.abc import AsyncIterator
@@ -31,6 +30,7 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
+from actors.ray_session import prepare_private_cluster
 from serve_app import build_app
 from serve_app.config import serve_config
 from tests.benchmarks.bench_streaming import CONFIG, STEP_S, PerRequestWorker, prompt_of
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    prepare_private_cluster()
     ray.init(address="local", num_cpus=LOGICAL_CPUS, include_dashboard=False, logging_level=logging.ERROR)
     port, direct_port = free_port(), free_port()
     serve.start(
