@@ -7,8 +7,10 @@ RUN_STAMP := $(VENV)/.run
 DEV_STAMP := $(VENV)/.dev
 WORKERS ?= 2
 PROMPTS ?= cluster/examples/prompts.txt
+export FUZZ_SECONDS ?= 600
+FUZZERS := fuzz-properties fuzz-cpu_engine fuzz-exllamav2_stand_in fuzz-scheduler fuzz-grammars fuzz-keys_files
 
-.PHONY: run serve test test-logic test-clusters fuzz soak lint bench clean
+.PHONY: run serve test test-logic test-clusters fuzz $(FUZZERS) soak lint bench clean
 
 run: $(RUN_STAMP)  ## a pool of two workers writes a file of completions, then leaves nothing running
 	$(BIN)/exlpool run $(PROMPTS) --workers $(WORKERS) --temperature 0.7
@@ -33,8 +35,13 @@ test-logic: lint
 test-clusters: $(DEV_STAMP)
 	COVERAGE_FILE=.coverage.clusters $(BIN)/python -m pytest -m ray --cov --cov-report=
 
-fuzz: $(DEV_STAMP)  ## searches the properties at random, for FUZZ_SECONDS=600; see tests/fuzz.py
+fuzz: $(FUZZERS)  ## everything that searches at random, each for FUZZ_SECONDS=600; one alone is `make fuzz-grammars`
+
+fuzz-properties: $(DEV_STAMP)
 	$(BIN)/python -m tests.fuzz
+
+$(filter-out fuzz-properties,$(FUZZERS)): fuzz-%: $(DEV_STAMP)
+	$(BIN)/python -m tests.fuzzing.search $* --seconds $(FUZZ_SECONDS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
 
 soak: $(DEV_STAMP)  ## a pool under load while it is broken, for SOAK_MINUTES=30; see tests/soak
 	$(BIN)/python -m tests.soak

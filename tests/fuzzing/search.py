@@ -52,7 +52,7 @@ def search(name: str, seed: int, seconds: float, first: int, cases: int | None) 
             print(tally(name, kinds, now_s - started_s), flush=True)
         try:
             kinds[fuzzer.try_case(randomness(seed, case))] += 1
-        except Exception:
+        except Exception:  # noqa: BLE001 whatever it is, it is the finding
             traceback.print_exc()
             repeat = f"python -m tests.fuzzing.search {name} --seed {seed} --first {case} --cases 1"
             print(f"{name}: found something in case {case}. To see it again: {repeat}", flush=True)
