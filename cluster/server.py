@@ -23,7 +23,7 @@ from actors.ray_session import NAMESPACE, ensure_ray
 from cluster.bounded import ClusterSilent, call_within
 from cluster.deploy_status import FAILED, cause
 from serve_app.config import ListenConfig, ServeConfig
-from serve_app.edge.keys import load_keys
+from serve_app.edge.keys_file import load_keys
 from serve_app.edge.proxy import use_in_proxies
 from serve_app.serving.pool_lease import holder_name
 

@@ -1,4 +1,4 @@
-"""`exlpool serve`, `exlpool deploy`, `exlpool keys`: models behind HTTP."""
+"""`exlpool serve`, `exlpool deploy`: models behind HTTP."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer
 from actors.config import read_settings
 from cluster.cli import options as opt
 from cluster.cli.console import errors, loading
+from cluster.cli.keys import keys_app
 
 WATCH_INTERVAL_S = 5.0
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
@@ -27,8 +28,6 @@ KeysFile = Annotated[Path | None, typer.Option(help="File of hashed API keys; no
 Origins = Annotated[list[str] | None, typer.Option("--cors-origin", help="Web page that may ask; several times.")]
 Strangers = Annotated[bool, typer.Option("--remote-without-keys", help="Serve other machines without any key.")]
 LogContent = Annotated[bool, typer.Option("--log-content", help="Log what is asked and answered.")]
-
-keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
 
 
 @opt.with_option_groups
@@ -100,39 +99,6 @@ def deploy(
             timeout_s=timeout_s,
             report=lambda name, status: errors.print(f"{name}: {status}", highlight=False),
         )
-
-
-@keys_app.command("new")
-def new_key(
-    tenant: Annotated[str, typer.Argument(help="Whose key it is.")],
-    *,
-    weight: Annotated[float | None, typer.Option(help="Share of the pool beside others who wait; none: 1.")] = None,
-    max_priority: Annotated[str | None, typer.Option(help="Best class: interactive, default or batch.")] = None,
-    requests_per_minute: Annotated[float | None, typer.Option(help="Bound on requests.")] = None,
-    tokens_per_minute: Annotated[float | None, typer.Option(help="Bound on tokens, in and out.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Add the line to this file.")] = None,
-) -> None:
-    """Make a key: it is printed once, and only its hash is kept."""
-    from serve_app.edge.keys import add_line, entry_line
-    from serve_app.edge.keys import new_key as make
-
-    key = make()
-    line = entry_line(
-        key,
-        tenant,
-        **opt.given(
-            weight=weight,
-            max_priority=max_priority,
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-        ),
-    )
-    if file is not None:
-        add_line(file, line)
-    print(key)
-    where = "To the keys file, add" if file is None else f"Added to {file}"
-    errors.print(f"The key is above; it is shown this once. {where}:", highlight=False, markup=False)
-    errors.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

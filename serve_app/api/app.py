@@ -22,6 +22,7 @@ from serve_app.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 from serve_app.api.service import Service
 from serve_app.config import ApiLimits
 from serve_app.errors import InternalError, MethodNotAllowed, UnknownPath, error_response
+from serve_app.metrics.keys_file import KeysFileState
 from serve_app.metrics.observed_request import CLIENT_GONE_STATUS
 from serve_app.metrics.observer import Observer, Unobserved
 from serve_app.models.served import Models
@@ -32,12 +33,17 @@ API_PREFIX = "/v1"
 
 
 def create_api(
-    models: Models, *, observer: Observer | None = None, limits: ApiLimits | None = None, docs: bool = True
+    models: Models,
+    *,
+    observer: Observer | None = None,
+    limits: ApiLimits | None = None,
+    docs: bool = True,
+    keys_file: Callable[[], KeysFileState] = lambda: "none",
 ) -> FastAPI:
     """An application that serves `models`. Its lifespan starts and closes them, on the event loop that runs it.
 
     Authentication, request ids, bounds on bodies and CORS are middleware for its owner to add; authentication leaves a
-    `Caller` in `request.state.caller`.
+    `Caller` in `request.state.caller`. `keys_file` says what `/ready` shall tell of its file.
     """
 
     app = FastAPI(
@@ -56,7 +62,7 @@ def create_api(
         app.include_router(router, prefix=API_PREFIX)
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the prefix
     app.include_router(tokenizer_routes(models))
-    app.include_router(health_routes(models))
+    app.include_router(health_routes(models, keys_file))
     for kind, handler in _ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.add_middleware(WithoutTrailingSlash)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,12 +23,13 @@ from serve_app.api.openapi import (
 from serve_app.api.parsing import parse_body
 from serve_app.api.schemas.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
 from serve_app.api.schemas.completions import Completion, CompletionChunk, CompletionRequest
-from serve_app.api.schemas.health import Health, Version
+from serve_app.api.schemas.health import Health, Ready, Version
 from serve_app.api.schemas.models import ModelCard, ModelList
 from serve_app.api.schemas.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 from serve_app.api.service import Service
 from serve_app.api.tokenize import detokenize, tokenize
 from serve_app.errors import error_response
+from serve_app.metrics.keys_file import KeysFileState
 from serve_app.models.served import Models, ServedModel
 
 NOT_READY_RETRY_S = 1.0
@@ -92,21 +95,22 @@ def tokenizer_routes(models: Models) -> APIRouter:
     return router
 
 
-def health_routes(models: Models) -> APIRouter:
+def health_routes(models: Models, keys_file: Callable[[], KeysFileState]) -> APIRouter:
     router = APIRouter(tags=["health"], responses=error_responses(SIMPLE_ERRORS))
 
     @router.get("/health", summary="Whether this process lives")
     async def health() -> Health:
         return Health(status="ok", models={model.name: model.ready for model in models})
 
-    @router.get("/ready", response_model=Health, summary="Whether every model can generate")
+    @router.get("/ready", response_model=Ready, summary="Whether every model can generate")
     async def ready() -> Response:
         waiting = [model.name for model in models if not model.ready]
         if waiting:
             return error_response(
                 NoHealthyWorker(f"No worker can generate for {', '.join(waiting)}.", retry_after_s=NOT_READY_RETRY_S)
             )
-        return JSONResponse(Health(status="ready", models={model.name: True for model in models}).model_dump())
+        all_ready = {model.name: True for model in models}
+        return JSONResponse(Ready(status="ready", models=all_ready, keys_file=keys_file()).model_dump())
 
     @router.get("/version", summary="The version of this server")
     async def version() -> Version:

@@ -1,24 +1,20 @@
-"""API keys: a file that holds their hashes, what each may do, and the check of a key that somebody shows.
+"""API keys: what each may do, and the check of a key that somebody shows.
 
-A key is 32 random bytes, so a plain SHA-256 of it cannot be turned back; nobody chooses a key of his own. The file is
-YAML, a list with one line per key, as `exlpool keys new` prints it:
-
-    - {tenant: alice, sha256: 9f86d0..., weight: 2.0, requests_per_minute: 60}
+A key is 32 random bytes, so a plain SHA-256 of it cannot be turned back; nobody chooses a key of his own. Only the
+hash is kept; its beginning is the key's fingerprint, by which people speak of a key.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from actors.errors import ConfigurationError
 from actors.request.options import MAX_TENANT_CHARACTERS
@@ -27,7 +23,7 @@ from actors.results import Priority
 PREFIX = "exl-"
 KEY_BYTES = 32
 MAX_KEY_CHARACTERS = 512
-MAX_FILE_BYTES = 4 * 1024 * 1024
+FINGERPRINT_CHARACTERS = 12
 
 
 class KeyEntry(BaseModel):
@@ -39,12 +35,26 @@ class KeyEntry(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     weight: float = Field(1.0, gt=0.0, le=1000.0, description="share of the pool, beside other tenants that wait")
     max_priority: Priority = Field(Priority.INTERACTIVE, description="the best class that it may ask for")
-    requests_per_minute: float | None = Field(None, gt=0.0)
-    tokens_per_minute: float | None = Field(None, gt=0.0, description="prompt and completion together")
+    requests_per_minute: float | None = Field(None, gt=0.0, allow_inf_nan=False)
+    tokens_per_minute: float | None = Field(
+        None, gt=0.0, allow_inf_nan=False, description="prompt and completion together"
+    )
+
+    @property
+    def fingerprint(self) -> str:
+        """Enough of the hash to tell the key from others; it opens nothing."""
+        return self.sha256[:FINGERPRINT_CHARACTERS]
+
+    @property
+    def line(self) -> str:
+        """What stands for it in the keys file."""
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        flow = yaml.safe_dump(fields, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
+        return f"- {flow.strip()}"
 
 
 class KeyRing:
-    """All keys of a file."""
+    """All keys of a file. Without any, everybody is refused: that a server needs no keys is for its settings to say."""
 
     def __init__(self, entries: Sequence[KeyEntry]) -> None:
         """:raises ConfigurationError: a key stands there twice, or a tenant has two weights."""
@@ -61,7 +71,7 @@ class KeyRing:
         """The entry of a key. Takes equally long for every key, right or wrong."""
         if len(key) > MAX_KEY_CHARACTERS:
             return None
-        shown = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+        shown = bytes.fromhex(digest_of(key))
         found: KeyEntry | None = None
         for entry, digest in zip(self.entries, self._digests, strict=True):
             if hmac.compare_digest(digest, shown):
@@ -77,63 +87,29 @@ def new_key() -> str:
     return PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
-def entry_line(key: str, tenant: str, **options: Any) -> str:
-    """The line for the keys file.
+def digest_of(key: str) -> str:
+    """What the file holds of a key."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def new_entry(key: str, tenant: str, **options: Any) -> KeyEntry:
+    """The entry of a key that was just made.
 
     :raises ConfigurationError: an option is wrong.
     """
-    digest = hashlib.sha256(key.encode()).hexdigest()
     try:
-        entry = KeyEntry(tenant=tenant, sha256=digest, **options)
+        return KeyEntry(tenant=tenant, sha256=digest_of(key), **options)
     except ValidationError as error:
-        raise ConfigurationError(_told(error)) from None
-    fields = entry.model_dump(mode="json", exclude_defaults=True)
-    flow = yaml.safe_dump(fields, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
-    return f"- {flow.strip()}"
+        raise ConfigurationError(told(error)) from None
 
 
-def add_line(path: Path, line: str) -> None:
-    """Add a line to a keys file; only its owner can read a file that is made here.
-
-    :raises ConfigurationError: it cannot be written.
-    """
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
-        with open(handle, "r+", encoding="utf-8") as file:
-            text = file.read()
-            file.write(f"{line}\n" if not text or text.endswith("\n") else f"\n{line}\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"Cannot write the keys file {path}: {error}.", param="keys_file") from None
-
-
-def load_keys(path: Path) -> KeyRing:
-    """Read a keys file.
-
-    :raises ConfigurationError: it cannot be read, or holds something else than keys.
-    """
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigurationError(f"{path} is too large for a keys file.", param="keys_file")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"Cannot read the keys file {path}: {error.strerror}.", param="keys_file") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        # The parser's own message would quote the file.
-        raise ConfigurationError(f"{path} is not valid YAML.", param="keys_file") from None
-    try:
-        entries = TypeAdapter(list[KeyEntry]).validate_python(values)
-    except ValidationError as error:
-        raise ConfigurationError(f"{path}: {_told(error)}", param="keys_file") from None
-    if not entries:
-        raise ConfigurationError(f"{path} holds no key, so nobody could ask.", param="keys_file")
-    return KeyRing(entries)
-
-
-_PLACE = re.compile(r"^\d+$")
-
-
-def _told(error: ValidationError) -> str:
-    """What is wrong and where, without the value: somebody may have written a key in the wrong place."""
+def told(error: ValidationError) -> str:
+    """What is wrong and where, without the value, and without a name that could be a key: somebody may have written
+    one in the wrong place."""
     first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(f"key {int(str(part)) + 1}" if _PLACE.match(str(part)) else str(part) for part in first["loc"])
-    return f"{where or 'the file'}: {first['msg']}."
+    where = [f"key {part + 1}" if isinstance(part, int) else _harmless(part) for part in first["loc"]]
+    return f"{'.'.join(where) or 'the file'}: {first['msg']}."
+
+
+def _harmless(name: str) -> str:
+    return name if re.fullmatch(r"[a-z0-9_]{1,40}", name) else "a name that is none"

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from actors.dispatcher.statistics import PoolStatistics
+from serve_app.metrics.keys_file import KeysFileMetrics, KeysFileStatus
 from serve_app.metrics.observer import Observer, RequestRecord
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -70,6 +71,10 @@ class Metrics:
         self._tokens.labels("prompt", *labels).inc(record.prompt_tokens)
         self._tokens.labels("cached", *labels).inc(record.cached_tokens)
         self._tokens.labels("completion", *labels).inc(record.completion_tokens)
+
+    def tell_of_keys_file(self, ask: Callable[[], KeysFileStatus]) -> None:
+        """Show the state of the keys file too; `ask` is called whenever somebody scrapes."""
+        self._registry.register(KeysFileMetrics(self._replica, ask))
 
     def endpoint(self, read: ReadStatistics) -> Callable[[Request], Awaitable[Response]]:
         """`GET /metrics`; `read` asks the pools for their statistics, by model."""

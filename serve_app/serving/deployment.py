@@ -1,12 +1,13 @@
 """The Serve application: a deployment of the HTTP front, and one owner per model's pool."""
 
+import os
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
 
 from serve_app.config import ModelConfig, ServeConfig
-from serve_app.edge.keys import load_keys
+from serve_app.edge.keys_file import load_keys
 from serve_app.serving.http_front import HttpFront
 from serve_app.serving.pool_owner import PoolOwner
 
@@ -23,7 +24,7 @@ def build_app(args: ServeConfig) -> Application:
 
     :raises ConfigurationError: the keys file is wrong.
     """
-    if args.keys_file is not None and args.keys_file.exists():
+    if args.keys_file is not None and os.path.exists(args.keys_file):
         load_keys(args.keys_file)  # on this machine; each replica reads its own
     scaling = args.fronts
     fixed = scaling.min_replicas == scaling.max_replicas

@@ -54,8 +54,13 @@ class HttpFront:
         """What settings and keys are for, and what Serve shall run."""
         config, accounts = self._config, Accounts()
         api = create_api(
-            self._models, observer=Observers(metrics, TokenCharges()), limits=config.api_limits, docs=config.docs
+            self._models,
+            observer=Observers(metrics, TokenCharges()),
+            limits=config.api_limits,
+            docs=config.docs,
+            keys_file=lambda: self._keys.state,
         )
+        metrics.tell_of_keys_file(lambda: self._keys.status)
         api.add_route("/metrics", metrics.endpoint(self._ask_statistics), include_in_schema=False)
         behind_proxy = Edge(api, accounts=accounts, announce_request_id=False)  # the proxy tells the client
         if config.listen is None:

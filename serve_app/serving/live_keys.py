@@ -2,16 +2,24 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from actors.errors import ConfigurationError
 from serve_app.config import LiveSettings
-from serve_app.edge.keys import KeyRing, load_keys
+from serve_app.edge.keys import KeyRing
+from serve_app.edge.keys_file import FoundKeys, look_for_keys
+from serve_app.metrics.keys_file import KeysFileState, KeysFileStatus
 
 logger = logging.getLogger("ray.serve.exlpool")
 
 KEYS_POLL_S = 1.0
+SETTLE_S = 0.1
+"""A file that changes is read when it has had time to be written: who writes in place empties it first."""
+UNSEEN_S = 30.0
+"""A file that nobody could look at for so long cannot be read: its disk hangs."""
 
 
 class Configurable(Protocol):
@@ -22,7 +30,11 @@ class Configurable(Protocol):
 
 class LiveKeys:
     """Puts settings and keys into force in all edges, and tells the dispatchers what share of the pool each tenant
-    has. `dispatchers` says which there are now."""
+    has. `dispatchers` says which there are now.
+
+    A file that is emptied or deleted while the application runs has revoked its keys; one that is broken changes
+    nothing, and `status` says so.
+    """
 
     def __init__(
         self, settings: LiveSettings, edges: Sequence[Configurable], dispatchers: Callable[[], list[Any]]
@@ -31,35 +43,62 @@ class LiveKeys:
         self._edges = edges
         self._dispatchers = dispatchers
         self._keys: KeyRing | None = None
-        self._stamp: object = None
+        self._found: FoundKeys | None = None
+        self._looked_at_s = self._known_at_s = time.monotonic()
+        self._reloads = self._failed_reloads = 0
 
     async def use(self, settings: LiveSettings) -> None:
-        """:raises ConfigurationError: the keys file is wrong; then everything stays as it was."""
-        stamp = await asyncio.to_thread(_stamp, settings)
+        """:raises ConfigurationError: the keys file is wrong, or not there; then everything stays as it was."""
         path = settings.keys_file
-        keys = None if path is None else await asyncio.to_thread(load_keys, path)
-        # From here to the end nothing is awaited, so no request sees the settings of one file with the keys of another.
-        self._settings, self._stamp, self._keys = settings, stamp, keys
-        for edge in self._edges:
-            edge.configure(settings, keys)
-        self.weigh()
+        found = None if path is None else await asyncio.to_thread(look_for_keys, path, None)
+        if found is not None and found.fault:
+            raise ConfigurationError(found.fault, param="keys_file")
+        self._looked_at_s = self._known_at_s = time.monotonic()
+        self._put_into_force(settings, found, None if found is None else found.keys)
 
     async def watch(self) -> None:
-        """Read the file anew whenever it changes, for ever."""
-        refused: object = None
+        """Look at the file again and again, for ever."""
         while True:
             await asyncio.sleep(KEYS_POLL_S)
             self.weigh()  # again and again: a dispatcher that was restarted has forgotten it
-            stamp = await asyncio.to_thread(_stamp, self._settings)
-            if stamp == self._stamp:
-                continue
-            try:
-                await self.use(self._settings)
-                logger.info("The keys were read anew")
-            except ConfigurationError as error:
-                if stamp != refused:  # it is tried again, but said once
-                    logger.error("The keys stay as they were: %s", error.message)
-                refused = stamp
+            await self.look()
+
+    async def look(self) -> None:
+        """Bring into force what the file says now."""
+        path, last = self._settings.keys_file, self._found
+        if path is None:
+            return
+        found = await asyncio.to_thread(look_for_keys, path, last)
+        if found is not last:
+            await asyncio.sleep(SETTLE_S)
+            found = await asyncio.to_thread(look_for_keys, path, last)
+        if self._settings.keys_file != path or self._found is not last:
+            return  # `use` was quicker; what was seen here is of older settings, or older than what it saw
+        self._looked_at_s = time.monotonic()
+        if found.keys is not None:
+            self._known_at_s = self._looked_at_s
+        if found is not last:
+            self._take(path, found)
+
+    def _take(self, path: Path, found: FoundKeys) -> None:
+        if found.keys is None:
+            self._found = found
+            self._failed_reloads += 1
+            logger.error("The keys stay as they were: %s", found.fault)
+            return
+        self._put_into_force(self._settings, found, found.keys)
+        self._reloads += 1
+        if found.keys.entries:
+            logger.info("The keys were read anew")
+        else:
+            logger.warning("Every key is revoked, and everybody refused: the keys file %s is %s", path, found.state)
+
+    def _put_into_force(self, settings: LiveSettings, found: FoundKeys | None, keys: KeyRing | None) -> None:
+        # Nothing is awaited here, so no request sees the settings of one file with the keys of another.
+        self._settings, self._found, self._keys = settings, found, keys
+        for edge in self._edges:
+            edge.configure(settings, keys)
+        self.weigh()
 
     def weigh(self) -> None:
         """Nobody waits for the answers: a dispatcher that does not hear it now is told again."""
@@ -67,18 +106,22 @@ class LiveKeys:
             for dispatcher in self._dispatchers():
                 dispatcher.weigh.remote(self._keys.weights)
 
+    @property
+    def state(self) -> KeysFileState:
+        if self._found is None:
+            return "none"
+        return "broken" if time.monotonic() - self._looked_at_s > UNSEEN_S else self._found.state
+
+    @property
+    def status(self) -> KeysFileStatus:
+        return KeysFileStatus(
+            state=self.state,
+            keys=0 if self._keys is None else len(self._keys.entries),
+            age_s=time.monotonic() - self._known_at_s,
+            reloads=self._reloads,
+            failed_reloads=self._failed_reloads,
+        )
+
     def __repr__(self) -> str:
         keys = "none" if self._keys is None else len(self._keys.entries)
-        return f"<LiveKeys of {self._settings.keys_file}: {keys}>"
-
-
-def _stamp(settings: LiveSettings) -> object:
-    """Changes when the keys file does."""
-    path = settings.keys_file
-    if path is None:
-        return None
-    try:
-        state = path.stat()
-    except OSError:
-        return "missing"
-    return (path, state.st_mtime_ns, state.st_size, state.st_ino)
+        return f"<LiveKeys of {self._settings.keys_file}: {keys}, {self.state}>"

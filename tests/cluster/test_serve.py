@@ -17,7 +17,6 @@ import httpx
 import psutil
 import pytest
 
-from serve_app.edge.keys import load_keys
 from tests.cluster.conftest import Exlpool
 from tests.processes import marked, marked_environment
 from tests.serve_app.running import ask, free_port
@@ -141,15 +140,3 @@ def test_what_is_wrong_is_told_before_anything_starts(exlpool: Exlpool, argument
     done = exlpool("serve", "--port", free_port(), *arguments)
     assert done.status == 2
     assert told in " ".join(done.err.split())
-
-
-def test_a_key_is_printed_once_and_its_line_is_good(exlpool: Exlpool, tmp_path: Path) -> None:
-    file = tmp_path / "keys.yaml"
-    made = exlpool("keys", "new", "alice", "--weight", "2", "--requests-per-minute", "30", "--file", file)
-    key = made.out.strip()
-    assert key.startswith("exl-")
-    assert key not in made.err
-    found = load_keys(file).find(key)
-    assert found is not None
-    assert (found.tenant, found.weight, found.requests_per_minute) == ("alice", 2.0, 30.0)
-    assert exlpool("keys", "new", "alice", "--weight", "0").status == 2

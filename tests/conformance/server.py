@@ -17,7 +17,7 @@ import httpx
 import psutil
 import yaml
 
-from serve_app.edge.keys import entry_line, new_key
+from serve_app.edge.keys import new_entry, new_key
 from tests.processes import marked, marked_environment
 
 MODEL = "tiny"
@@ -82,7 +82,8 @@ def running(directory: Path, mark: str) -> Iterator[Server]:
     key, slow_key = new_key(), new_key()
     keys = directory / "keys.yaml"
     keys.write_text(
-        f"{entry_line(key, 'conformance')}\n{entry_line(slow_key, 'slow', requests_per_minute=1.0)}\n", encoding="utf-8"
+        f"{new_entry(key, 'conformance').line}\n{new_entry(slow_key, 'slow', requests_per_minute=1.0).line}\n",
+        encoding="utf-8",
     )
     config = directory / "serve.yaml"
     models = [{**model, "cpus_per_worker": 0} for model in MODELS]

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 
 from actors.dispatcher.statistics import PoolStatistics
 from actors.scheduling.core import Scheduler
+from serve_app.metrics.keys_file import KeysFileStatus
 from serve_app.metrics.observer import RequestRecord, Unobserved
 from serve_app.metrics.prometheus import STATISTICS_TIMEOUT_S, Metrics, Observers
 
@@ -85,6 +86,22 @@ async def test_the_pool_is_told_or_that_it_is_not_there() -> None:
     for ask in (lost, silent):
         samples = await told(Metrics("r1"), ask)
         assert samples[f'exlpool_pool{{{LABELS},what="workers_up"}}'] == 0.0
+
+
+async def test_the_keys_file_is_told_where_there_is_one() -> None:
+    status = KeysFileStatus(state="broken", keys=2, age_s=7.5, reloads=3, failed_reloads=1)
+    metrics = Metrics("r1")
+    metrics.tell_of_keys_file(lambda: status)
+    samples = await told(metrics)
+    assert samples['exlpool_keys{replica="r1"}'] == 2.0
+    assert samples['exlpool_keys_file_broken{replica="r1"}'] == 1.0
+    assert samples['exlpool_keys_file_age_seconds{replica="r1"}'] == 7.5
+    assert samples['exlpool_keys_file_reloads_total{outcome="ok",replica="r1"}'] == 3.0
+    assert samples['exlpool_keys_file_reloads_total{outcome="failed",replica="r1"}'] == 1.0
+    status = replace(status, state="current")
+    assert (await told(metrics))['exlpool_keys_file_broken{replica="r1"}'] == 0.0
+    status = replace(status, state="none")
+    assert not [name for name in await told(metrics) if name.startswith("exlpool_keys")]
 
 
 def test_several_observers_hear_the_same() -> None:

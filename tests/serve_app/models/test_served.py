@@ -25,6 +25,7 @@ from actors.front.front import Front
 from actors.request.prompt import PromptEncoder
 from serve_app.api.app import create_api
 from serve_app.errors import ModelNotFound
+from serve_app.metrics.keys_file import KeysFileState
 from serve_app.models import served
 from serve_app.models.readiness import ALL_STATES, Readiness
 from serve_app.models.served import Models, ServedModel
@@ -229,6 +230,28 @@ async def test_a_front_that_is_cut_off_is_not_ready(monkeypatch: pytest.MonkeyPa
         assert (await http.get("/health")).json() == {"status": "ok", "models": {"m": False}}
         front.reachable = True
         assert (await http.get("/ready")).status_code == 200
+    await models.close()
+
+
+async def test_who_asks_whether_it_is_ready_hears_of_the_keys_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken one takes nobody away: every key that was known is served."""
+
+    async def open_front(_: Any, *, patient: bool) -> Any:
+        return OpenFront()
+
+    monkeypatch.setattr(Front, "open", open_front)
+    dispatcher = Dispatcher()
+    models = Models([ServedModel("m", dispatcher, created=1)])
+    models.start()
+    dispatcher.answers.put_nowait((1, (UP,)))
+    await until(lambda: models.first.ready)
+    state: KeysFileState = "current"
+    transport = httpx.ASGITransport(create_api(models, keys_file=lambda: state))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        for state in ("current", "empty", "broken"):
+            answer = await http.get("/ready")
+            assert answer.status_code == 200
+            assert answer.json() == {"status": "ready", "models": {"m": True}, "keys_file": state}
     await models.close()
 
 

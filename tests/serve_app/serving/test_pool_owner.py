@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -17,7 +18,8 @@ from ray.exceptions import RayError
 
 from actors.errors import ExlpoolError
 from actors.ray_session import NAMESPACE
-from serve_app.edge.keys import add_line, entry_line, new_key
+from serve_app.edge.keys import new_entry, new_key
+from serve_app.edge.keys_changes import add_key
 from serve_app.serving.pool_holder import GRACE_S
 from serve_app.serving.pool_lease import holder_name
 from tests.serve_app.running import MODEL, Running, ask, http_client, processes, read_stream, running, until
@@ -165,7 +167,7 @@ def test_two_models_have_two_pools(server: str) -> None:
 async def test_keys_are_read_anew_when_they_change(server: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("keys") / "keys.yaml"
     alice, bob = new_key(), new_key()
-    add_line(file, entry_line(alice, "alice", weight=3.0, max_priority="batch"))
+    add_key(file, new_entry(alice, "alice", weight=3.0, max_priority="batch"))
 
     with running("keyed", server, keys_file=str(file)) as app:
 
@@ -173,16 +175,28 @@ async def test_keys_are_read_anew_when_they_change(server: str, tmp_path_factory
             headers = {} if key is None else {"Authorization": f"Bearer {key}"}
             return httpx.post(f"{app.url}/v1/completions", json=ask(2, **options), headers=headers).status_code
 
+        def metrics(key: str) -> str:
+            return httpx.get(f"{app.url}/metrics", headers={"x-api-key": key}).text
+
+        def ready() -> Any:
+            return httpx.get(f"{app.url}/ready").json()
+
         assert [status(None), status(bob)] == [401, 401]
         assert status(alice, priority="batch") == 200
         assert status(alice, priority="interactive") == 403
         tenants = {tenant.tenant for tenant in app.statistics().scheduler.tenants}
         assert tenants <= {"alice"}
-        add_line(file, entry_line(bob, "bob"))
+        add_key(file, new_entry(bob, "bob"))
         await until(lambda: status(bob) == 200, 10.0)
         file.write_text("- nonsense")
-        await asyncio.sleep(1.5)  # longer than it takes to notice: a broken file must change nothing
+        await until(lambda: ready()["keys_file"] == "broken", 10.0)
+        assert ready()["status"] == "ready", "a broken file changes nothing"
         assert [status(alice, priority="batch"), status(bob), status(None)] == [200, 200, 401]
+        assert re.search(r"^exlpool_keys_file_broken\{.*\} 1.0$", metrics(bob), re.MULTILINE)
+        file.unlink()
+        await until(lambda: status(bob) == 401, 10.0)
+        assert ready()["keys_file"] == "missing"
+        assert [status(alice, priority="batch"), status(None)] == [401, 401]
 
 
 def test_only_this_machine_can_reach_http(server: str) -> None:
