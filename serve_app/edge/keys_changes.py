@@ -99,7 +99,8 @@ def _changing(path: Path, *, must_exist: bool = False) -> Iterator[tuple[Replace
                     raise
                 yield file, "", NO_KEYS
             else:
-                yield file, content.decode("utf-8"), parse_keys(content, path)
+                keys = parse_keys(content, path)
+                yield file, content.decode("utf-8"), keys
     except OSError as error:
         reason = error.strerror or error
         raise ConfigurationError(f"Cannot write the keys file {path}: {reason}.", param="keys_file") from None

@@ -92,15 +92,21 @@ def test_comments_and_forms_stay(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["alice", "- {tenant: a", f"- {{tenant: a, sha256: {A}}}\n- {{tenant: a, weight: 2, sha256: {B}}}"]
+    "text",
+    [
+        "alice",
+        "- {tenant: a",
+        "- {tenant: caf\xe9}",
+        f"- {{tenant: a, sha256: {A}}}\n- {{tenant: a, weight: 2, sha256: {B}}}",
+    ],
 )
 def test_a_broken_file_is_not_touched(file: Path, text: str) -> None:
-    file.write_text(text)
+    file.write_text(text, encoding="latin-1")
     with pytest.raises(ConfigurationError, match=r"keys\.yaml"):
         add(file, "b")
     with pytest.raises(ConfigurationError, match=r"keys\.yaml"):
         revoke_keys(file, lambda keys: keys.entries)
-    assert file.read_text() == text
+    assert file.read_text(encoding="latin-1") == text
     assert files_beside(file) == []
 
 
