@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from actors.errors import ConfigurationError
@@ -78,9 +77,9 @@ class LiveKeys:
         if found.keys is not None:
             self._known_at_s = self._looked_at_s
         if found is not last:
-            self._take(path, found)
+            self._take(found)
 
-    def _take(self, path: Path, found: FoundKeys) -> None:
+    def _take(self, found: FoundKeys) -> None:
         if found.keys is None:
             self._found = found
             self._failed_reloads += 1
@@ -88,10 +87,7 @@ class LiveKeys:
             return
         self._put_into_force(self._settings, found, found.keys)
         self._reloads += 1
-        if found.keys.entries:
-            logger.info("The keys were read anew")
-        else:
-            logger.warning("Every key is revoked, and everybody refused: the keys file %s is %s", path, found.state)
+        logger.info("The keys were read anew")
 
     def _put_into_force(self, settings: LiveSettings, found: FoundKeys | None, keys: KeyRing | None) -> None:
         # Nothing is awaited here, so no request sees the settings of one file with the keys of another.
@@ -99,6 +95,8 @@ class LiveKeys:
         for edge in self._edges:
             edge.configure(settings, keys)
         self.weigh()
+        if found is not None and found.state in ("empty", "missing"):
+            logger.warning("No key is valid, so everybody is refused: %s is %s", settings.keys_file, found.state)
 
     def weigh(self) -> None:
         """Nobody waits for the answers: a dispatcher that does not hear it now is told again."""

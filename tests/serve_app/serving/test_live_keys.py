@@ -102,7 +102,7 @@ async def test_who_removes_the_last_key_lets_nobody_in(file: Path, text: str | N
     watching.cancel()
 
 
-async def test_without_a_key_left_everybody_is_refused(file: Path) -> None:
+async def test_without_a_key_left_everybody_is_refused(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is not that nobody needs one."""
     edge = Edge(echo)
     keys = LiveKeys(LiveSettings(), [edge], list)
@@ -112,6 +112,7 @@ async def test_without_a_key_left_everybody_is_refused(file: Path) -> None:
     async with client(edge) as http:
         assert (await http.get("/")).status_code == 401
         assert (await http.get("/", headers={"x-api-key": "a"})).status_code == 401
+    assert "everybody is refused" in caplog.text
 
 
 async def test_the_state_of_the_file_is_told(file: Path) -> None:
