@@ -34,8 +34,9 @@ class MethodNotAllowed(ExlpoolError):
     code = "method_not_allowed"
 
 
-class NotJson(InvalidRequest):
-    """A browser may send other types to a server on its own machine unasked, so they are not taken for JSON."""
+class UnsupportedBody(InvalidRequest):
+    """A body that is no plain JSON in UTF-8. A browser may send other types to a server on its own machine unasked, so
+    they are not taken for JSON."""
 
     status = 415
     code = "unsupported_media_type"
@@ -82,7 +83,7 @@ def retry_headers(error: ExlpoolError) -> dict[str, str]:
         seconds = max(error.retry_after_s, MIN_RETRY_AFTER_S)
         return {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000.0))}
     retried = error.status >= 500 or error.status in RETRIED_BY_CLIENTS
-    hopeless = error.status in (500, 504) or isinstance(error, _NO_RETRY)
+    hopeless = error.status in (500, 501, 504) or isinstance(error, _NO_RETRY)
     return {"x-should-retry": "false"} if hopeless or not retried else {}
 
 

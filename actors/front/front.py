@@ -22,10 +22,12 @@ from actors.front.place import Place
 from actors.front.run import Piece, Run, usage_of
 from actors.front.worker_link import WorkerLink
 from actors.messages import Finished, GenerationRequest, Grant, Welcome, WorkerLimits
+from actors.request.checks import resolve_max_new_tokens
 from actors.request.options import RequestOptions
 from actors.request.prepare import prepare
 from actors.request.prompt import Prompt, PromptEncoder
 from actors.results import Delta, FinishReason, GenerationResult
+from actors.sampling import SamplingParams
 
 LONG_PROMPT = 20_000
 """Texts of so many characters, and lists of so many ids, are prepared off the event loop, since they take it for more
@@ -72,6 +74,14 @@ class Front:
     def limits(self) -> tuple[WorkerLimits, ...]:
         """What the workers that were there at the greeting can take."""
         return self._welcome.limits
+
+    def max_new_tokens(self, prompt_tokens: int, params: SamplingParams) -> int:
+        """How many tokens a request with such a prompt may generate.
+
+        :raises ContextLengthExceeded: prompt and completion together fit no worker.
+        """
+        default = self._welcome.default_max_new_tokens
+        return resolve_max_new_tokens(prompt_tokens, params, self._welcome.limits, default)
 
     @property
     def reachable(self) -> bool:

@@ -38,7 +38,7 @@ def validate_request(
     _check_ids("stop_token_ids", params.stop_token_ids, vocab_size)
     _check_ids("logit_bias", tuple(params.logit_bias), vocab_size)
     check_supported(params, limits)
-    return _resolve_length(len(token_ids), params, limits, default_max_new_tokens)
+    return resolve_max_new_tokens(len(token_ids), params, limits, default_max_new_tokens)
 
 
 def room_tokens(limit: WorkerLimits) -> int:
@@ -73,20 +73,13 @@ def check_length(prompt_tokens: int, max_new_tokens: int, room: int) -> None:
         )
 
 
-def _check_ids(param: str, token_ids: TokenIds, vocab_size: int) -> None:
-    if len(token_ids) == 0:
-        return
-    ends = (token_ids.min(), token_ids.max()) if isinstance(token_ids, np.ndarray) else (min(token_ids), max(token_ids))
-    for worst in ends:
-        if not 0 <= worst < vocab_size:
-            raise InvalidRequest(
-                f"{param}: token id {worst} is outside the vocabulary of {vocab_size} tokens.", param=param
-            )
-
-
-def _resolve_length(
+def resolve_max_new_tokens(
     prompt_tokens: int, params: SamplingParams, limits: Sequence[WorkerLimits], default_max_new_tokens: int
 ) -> int:
+    """How many tokens a request may generate: as many as it asks for, else the default or what is left if less.
+
+    :raises ContextLengthExceeded: prompt and completion together fit no worker.
+    """
     room = max(room_tokens(limit) for limit in limits)
     check_length(prompt_tokens, 1, room)
     # Asked for: that much, or an error. Not asked for: the default, or what is left of the context if that is less, so
@@ -98,3 +91,14 @@ def _resolve_length(
             wanted = params.min_new_tokens
     check_length(prompt_tokens, max(wanted, params.min_new_tokens), room)
     return wanted
+
+
+def _check_ids(param: str, token_ids: TokenIds, vocab_size: int) -> None:
+    if len(token_ids) == 0:
+        return
+    ends = (token_ids.min(), token_ids.max()) if isinstance(token_ids, np.ndarray) else (min(token_ids), max(token_ids))
+    for worst in ends:
+        if not 0 <= worst < vocab_size:
+            raise InvalidRequest(
+                f"{param}: token id {worst} is outside the vocabulary of {vocab_size} tokens.", param=param
+            )

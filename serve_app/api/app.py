@@ -10,10 +10,11 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from actors.errors import ExlpoolError
 from actors.version import package_version
+from serve_app.api.docs import docs_routes
+from serve_app.api.normalizing import HeadAsGet, WithoutTrailingSlash
 from serve_app.api.openapi import describe
 from serve_app.api.routes import generation_routes, health_routes, model_routes, tokenizer_routes
 from serve_app.api.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
@@ -52,8 +53,8 @@ def create_api(
         description="An OpenAI-compatible API over pools of ExLlamaV2 workers.",
         lifespan=_lifespan_of(models),
         redirect_slashes=False,
-        openapi_url="/openapi.json" if docs else None,
-        docs_url="/docs" if docs else None,
+        openapi_url=None,
+        docs_url=None,
         redoc_url=None,
     )
     service = Service(models, observer or Unobserved(), limits or ApiLimits())
@@ -63,9 +64,12 @@ def create_api(
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the prefix
     app.include_router(tokenizer_routes(models))
     app.include_router(health_routes(models, keys_file))
+    if docs:
+        app.include_router(docs_routes(app))
     for kind, handler in _ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.add_middleware(WithoutTrailingSlash)
+    app.add_middleware(HeadAsGet)
     describe(
         app,
         (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest),
@@ -86,18 +90,6 @@ def _lifespan_of(models: Models) -> Callable[[FastAPI], AbstractAsyncContextMana
     return lifespan
 
 
-class WithoutTrailingSlash:
-    """`/v1/models/` means `/v1/models`: a redirect would turn some clients' POST into a GET."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
-            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
-        await self._app(scope, receive, send)
-
-
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, ExlpoolError)
     return error_response(error)
@@ -107,9 +99,10 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
     """The router's own refusals."""
     assert isinstance(error, HTTPException)
     if error.status_code == MethodNotAllowed.status:
-        return error_response(
-            MethodNotAllowed(f"{request.method} is not allowed for {request.url.path}."), error.headers
-        )
+        allowed = {**(error.headers or {})}
+        if allowed.get("Allow") == "GET":
+            allowed["Allow"] = "GET, HEAD"
+        return error_response(MethodNotAllowed(f"{request.method} is not allowed for {request.url.path}."), allowed)
     if error.status_code == UnknownPath.status:
         return error_response(UnknownPath(f"There is nothing at {request.method} {request.url.path}."))
     logger.error("The router refused a request with %s: %s", error.status_code, error.detail)

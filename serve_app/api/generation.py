@@ -23,6 +23,15 @@ class Job:
     options: RequestOptions
 
 
+def most_tokens(front: Front, jobs: Sequence[Job], n: int) -> int:
+    """What a request may come to at most, as its usage counts it: each prompt once, and all of its `n` completions.
+
+    :raises ContextLengthExceeded: one of them fits no worker.
+    """
+    prompts = sum(len(job.token_ids) for job in jobs[::n])
+    return prompts + sum(front.max_new_tokens(len(job.token_ids), job.options.params) for job in jobs)
+
+
 async def run_whole(front: Front, jobs: Sequence[Job]) -> list[Delta]:
     """Every completion as one delta, in the order of the jobs. One that fails cancels the others.
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serve_app.api.schemas.errors import ErrorResponse
+from serve_app.caller import OPEN_PATHS
 
 _DESCRIPTIONS = {
     400: "The request is wrong; `param` names the field.",
@@ -20,7 +21,7 @@ _DESCRIPTIONS = {
     405: "Not with this method.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
-    415: "The body is not JSON.",
+    415: "The body is not plain JSON in UTF-8.",
     429: "The queue or a limit of the key is full; Retry-After says when to come back.",
     431: "The headers are too large.",
     500: "The server failed.",
@@ -69,8 +70,6 @@ def describe(app: FastAPI, requests: Sequence[type[BaseModel]], chunks: Sequence
             made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             schemas = made.setdefault("components", {}).setdefault("schemas", {})
             _drop_foreign_errors(made)
-            made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            made["security"] = [{"key": []}, {}]  # a server may have no keys
             for models, mode in ((requests, "validation"), (chunks, "serialization")):
                 _, definitions = models_json_schema(
                     [(model, mode) for model in models],  # type: ignore[misc]
@@ -82,6 +81,21 @@ def describe(app: FastAPI, requests: Sequence[type[BaseModel]], chunks: Sequence
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def with_security(document: dict[str, Any], *, keyed: bool) -> dict[str, Any]:
+    """The document of a server whose clients need keys, or of one whose clients do not."""
+    if not keyed:
+        return document
+    scheme = {"type": "http", "scheme": "bearer", "description": "An API key of this server."}
+    paths = {
+        path: {method: {**operation, "security": []} for method, operation in operations.items()}
+        if path in OPEN_PATHS
+        else operations
+        for path, operations in document["paths"].items()
+    }
+    components = {**document["components"], "securitySchemes": {"key": scheme}}
+    return {**document, "paths": paths, "components": components, "security": [{"key": []}]}
 
 
 def _drop_foreign_errors(document: dict[str, Any]) -> None:

@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from actors.errors import InvalidRequest
 from serve_app.api.body_size import MAX_CONTAINERS, MAX_ENTRIES, MAX_VALUES, holds_too_much, may_hold_too_much
 from serve_app.api.schemas.common import RequestModel
-from serve_app.errors import BodyTooComplex, NotJson
+from serve_app.errors import BodyTooComplex, UnsupportedBody
 
 LONG_BODY_BYTES = 65_536
 """Larger ones are read on a thread: what is done with them before and after pydantic lets others run."""
@@ -27,7 +28,7 @@ async def parse_body(request: Request, schema: type[Schema]) -> tuple[Schema, in
 
     :raises InvalidRequest: not JSON, or not what the schema wants; `param` names the field.
     """
-    _require_json(request.headers.get("content-type", ""))
+    _require_json(request.headers)
     body = await request.body()
     if len(body) < LONG_BODY_BYTES:
         return _parse(body, schema), len(body)
@@ -46,12 +47,30 @@ def _parse(body: bytes, schema: type[Schema]) -> Schema:
         raise _refusal(error) from None
 
 
-def _require_json(content_type: str) -> None:
+def _require_json(headers: Headers) -> None:
+    codings = [coding.strip().lower() for value in headers.getlist("content-encoding") for coding in value.split(",")]
+    unknown = [coding for coding in codings if coding not in ("identity", "")]
+    if unknown:
+        raise UnsupportedBody(
+            f"Send the body as it is: a Content-Encoding such as {unknown[0][:_SHOWN]!r} is not understood.",
+            param="Content-Encoding",
+        )
     message = Message()
-    message["content-type"] = content_type
+    message["content-type"] = headers.get("content-type", "")
     kind = message.get_content_type()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise NotJson("Send the request as JSON, with the header Content-Type: application/json.")
+        raise UnsupportedBody("Send the request as JSON, with the header Content-Type: application/json.")
+    charset = message.get_content_charset("unknown")
+    if message.get_param("charset") is not None and charset not in _CHARSETS:
+        raise UnsupportedBody(
+            f"JSON is sent in UTF-8, and not in {charset[:_SHOWN]!r}: leave `charset` out of Content-Type.",
+            param="Content-Type",
+        )
+
+
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+_SHOWN = 40
+"""Characters of a header that an error quotes."""
 
 
 def _refusal(error: ValidationError) -> InvalidRequest:

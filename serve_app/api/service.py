@@ -13,7 +13,7 @@ from actors.errors import ExlpoolError
 from actors.results import Timing
 from serve_app.api.answer import Answer
 from serve_app.api.disconnect import ClientGone, UntilClientGone
-from serve_app.api.generation import run_whole, stream
+from serve_app.api.generation import most_tokens, run_whole, stream
 from serve_app.api.options import own_names
 from serve_app.api.parsing import parse_body
 from serve_app.api.schemas.chat import ChatCompletionRequest
@@ -66,7 +66,11 @@ class Service:
         self, http: Request, body: Body, size: int, prepare: Prepare[Body], observed: ObservedRequest
     ) -> Response:
         model = self._models.get(body.model)
-        answer = await prepare(model, body, size, caller_of(http), self._limits)
+        caller = caller_of(http)
+        answer = await prepare(model, body, size, caller, self._limits)
+        if caller.budget is not None:
+            with own_names(body):
+                await caller.budget.reserve(most_tokens(model.front, answer.jobs, body.n or 1))
         usage = UsageSum(body.n or 1, [len(job.token_ids) for job in answer.jobs])
         observed.start(model.name, usage)
         with own_names(body):

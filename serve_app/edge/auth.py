@@ -2,105 +2,124 @@
 
 from __future__ import annotations
 
-import time
 from contextvars import ContextVar
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from actors.errors import ExlpoolError
-from serve_app.caller import ANYBODY, Caller
+from serve_app.caller import ANYBODY, OPEN_PATHS, Caller, mark_keyed
 from serve_app.edge.errors import InvalidApiKey, RateLimited, RemoteWithoutKeys
 from serve_app.edge.keys import KeyEntry, KeyRing
-from serve_app.edge.rates import Account
+from serve_app.edge.rate_book import KeyRates
+from serve_app.edge.rate_ticket import Rates, RateTicket
 from serve_app.edge.request_id import path_of
 from serve_app.errors import error_response
 from serve_app.metrics.observer import RequestRecord, Unobserved
 
-OPEN_PATHS = frozenset({"/health", "/ready"})
-"""Answered to everybody: load balancers have no key."""
-
-_account: ContextVar[Account | None] = ContextVar("account", default=None)
-"""The account of the request that the running task works for."""
-
-
-class Accounts:
-    """What every key has used in this process, kept over reloads of the keys."""
-
-    def __init__(self) -> None:
-        self._accounts: dict[str, Account] = {}
-
-    def of(self, entry: KeyEntry, now_s: float) -> Account:
-        account = self._accounts.get(entry.sha256)
-        rates = (entry.requests_per_minute, entry.tokens_per_minute)
-        if account is None or account.rates != rates:
-            account = self._accounts[entry.sha256] = Account(*rates, now_s)
-        return account
-
-    def keep_only(self, ring: KeyRing) -> None:
-        known = {entry.sha256 for entry in ring.entries}
-        self._accounts = {digest: account for digest, account in self._accounts.items() if digest in known}
-
-    def __repr__(self) -> str:
-        return f"<Accounts of {len(self._accounts)} keys>"
+_ticket: ContextVar[RateTicket | None] = ContextVar("ticket", default=None)
+"""That of the request that the running task works for."""
 
 
 class TokenCharges(Unobserved):
-    """Charges the tokens of every request to the account of its key."""
+    """Tells every request's ticket what the request has taken of the rate of its key."""
 
     def ended(self, record: RequestRecord) -> None:
-        account = _account.get()
-        if account is not None:
-            account.charge(record.prompt_tokens + record.completion_tokens, time.monotonic())
+        ticket = _ticket.get()
+        if ticket is not None:
+            ticket.used_tokens = record.prompt_tokens + record.completion_tokens
 
 
 class Auth:
     """`keys` None: nobody needs one, but only this machine is answered, unless `remote_without_keys`."""
 
-    def __init__(self, app: ASGIApp, *, keys: KeyRing | None, accounts: Accounts, remote_without_keys: bool) -> None:
+    def __init__(self, app: ASGIApp, *, keys: KeyRing | None, rates: Rates, remote_without_keys: bool) -> None:
         self._app = app
         self._keys = keys
-        self._accounts = accounts
+        self._rates = rates
         self._remote_without_keys = remote_without_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or path_of(scope) in OPEN_PATHS:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        mark_keyed(scope, self._keys is not None)
+        if (path_of(scope).rstrip("/") or "/") in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
         try:
-            caller, account = self._admit(scope)
+            entry = self._entry(scope)
         except ExlpoolError as error:
             headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
             await error_response(error, headers)(scope, receive, send)
             return
-        scope.setdefault("state", {})["caller"] = caller
-        token = _account.set(account)
+        if entry is None:
+            scope["state"]["caller"] = ANYBODY
+            await self._app(scope, receive, send)
+        else:
+            await self._answer(entry, scope, receive, send)
+
+    async def _answer(self, entry: KeyEntry, scope: Scope, receive: Receive, send: Send) -> None:
+        """Whichever way this is left, the ticket is closed."""
+        rates = KeyRates(entry.sha256, entry.requests_per_minute, entry.tokens_per_minute)
+        if rates.requests is None and rates.tokens is None:
+            scope["state"]["caller"] = Caller(entry.tenant, entry.max_priority)
+            await self._app(scope, receive, send)
+            return
+        ticket = RateTicket(self._rates, rates)
+        send = _with_rates(ticket, send)
+        token = _ticket.set(ticket)
         try:
+            refusal = await _refusal(ticket)
+            if refusal is not None:
+                await error_response(refusal)(scope, receive, send)
+                return
+            budget = None if rates.tokens is None else ticket
+            scope["state"]["caller"] = Caller(entry.tenant, entry.max_priority, budget)
             await self._app(scope, receive, send)
         finally:
-            _account.reset(token)
+            _ticket.reset(token)
+            ticket.close()
 
-    def _admit(self, scope: Scope) -> tuple[Caller, Account | None]:
+    def _entry(self, scope: Scope) -> KeyEntry | None:
+        """That of the key which the client shows; None: nobody needs one.
+
+        :raises ExlpoolError: the client is not let in.
+        """
         if self._keys is None:
             if not self._remote_without_keys and not _is_local(scope):
                 raise RemoteWithoutKeys(
                     "This server has no keys, so it answers its own machine only: give it a `keys_file`, or set "
                     "`remote_without_keys`."
                 )
-            return ANYBODY, None
+            return None
         key = _shown_key(Headers(scope=scope))
         if not key:
             raise InvalidApiKey("Show an API key: `Authorization: Bearer KEY`.")
         entry = self._keys.find(key)
         if entry is None:
             raise InvalidApiKey("Incorrect API key provided: this server does not know it.")
-        now_s = time.monotonic()
-        account = self._accounts.of(entry, now_s)
-        wait_s = account.enter(now_s)
-        if wait_s > 0.0:
-            raise RateLimited("The rate of this key is used up.", retry_after_s=wait_s)
-        return Caller(tenant=entry.tenant, max_priority=entry.max_priority), account
+        return entry
+
+
+async def _refusal(ticket: RateTicket) -> RateLimited | None:
+    try:
+        await ticket.enter()
+    except RateLimited as error:
+        return error
+    return None
+
+
+def _with_rates(ticket: RateTicket, send: Send) -> Send:
+    """Every answer tells how it stands with the rates."""
+
+    async def send_told(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *ticket.headers()]}
+        await send(message)
+
+    return send_told
 
 
 def _shown_key(headers: Headers) -> str:

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from actors.errors import ExlpoolError
-from serve_app.edge.errors import BadContentLength, BodyTooLarge, BodyTooSlow, HeadersTooLarge
+from serve_app.edge.errors import BadContentLength, BodyTooLarge, BodyTooSlow, HeadersTooLarge, UnknownTransferCoding
 from serve_app.edge.request_id import HEADER
 from serve_app.errors import error_response
 
@@ -64,6 +64,11 @@ class BodyBounds:
         await self._app(scope, _replay(body, receive), send)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
+        coding = headers.get("transfer-encoding", "chunked")
+        if coding.strip().lower() != "chunked":
+            raise UnknownTransferCoding(
+                "Send the body as it is, or in chunks: no other Transfer-Encoding is understood."
+            )
         announced = headers.get("content-length")
         if announced is not None:
             if not _NUMBER.fullmatch(announced):

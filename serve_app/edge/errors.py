@@ -53,6 +53,20 @@ class RateLimited(ExlpoolError):
     code = "rate_limit_exceeded"
 
 
+class ExceedsRate(ExlpoolError):
+    """One request may use more than its key may in a whole minute, so that waiting cannot help."""
+
+    status = 400
+    code = "request_exceeds_rate"
+
+
+class UnknownTransferCoding(ExlpoolError):
+    """A body that comes in pieces in another way than the one that every server knows."""
+
+    status = 501
+    code = "unsupported_transfer_encoding"
+
+
 class NotConfigured(ExlpoolError):
     """The edge does not know yet who may come in."""
 

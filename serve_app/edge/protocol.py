@@ -13,6 +13,7 @@ from actors.errors import ExlpoolError
 from serve_app.config import LiveSettings
 from serve_app.edge.bounds import headers_too_large
 from serve_app.edge.errors import BodyTooSlow, InvalidHttp
+from serve_app.edge.http10 import OLD_VERSIONS, end_with_connection
 from serve_app.errors import error_json
 
 MAX_WAITING_REQUESTS = 16
@@ -102,7 +103,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._forget_head()
         if len(self.pipeline) >= MAX_WAITING_REQUESTS:
             raise HttpParserError("too many requests at once")  # ends in `send_400_response`
+        old = self.parser.get_http_version() in OLD_VERSIONS
+        if old:
+            self.expect_100_continue = False  # which such clients cannot mean
         super().on_headers_complete()
+        if old:
+            end_with_connection(self.cycle)  # whose task has not begun yet
 
     def on_chunk_header(self) -> None:
         self._framing_bytes -= _CHUNK_LINE_BYTES

@@ -1,7 +1,8 @@
 """What stands before Serve's own HTTP proxy, which takes orders from headers that are not the client's to send.
 
 A request id that is no text ends in the proxy with a 500; other headers set time limits that are answered in no shape
-that clients know, keep work alive for clients that left, or pin requests to replicas.
+that clients know, keep work alive for clients that left, or pin requests to replicas. And it sends chunks to clients of
+HTTP/1.0, to which streams come as one whole here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.edge.http10 import WholeForHttp10
 from serve_app.edge.request_id import HEADER, is_decent
 
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
@@ -45,7 +47,7 @@ def _may_pass(name: bytes, value: bytes) -> bool:
 
 def middlewares() -> list[Middleware]:
     """Serve calls this in every proxy."""
-    return [Middleware(WithoutOrders)]
+    return [Middleware(WithoutOrders), Middleware(WholeForHttp10)]
 
 
 def use_in_proxies() -> None:

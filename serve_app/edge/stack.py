@@ -7,14 +7,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.config import LiveSettings
 from serve_app.edge.access_log import AccessLog
-from serve_app.edge.auth import Accounts, Auth
+from serve_app.edge.auth import Auth
 from serve_app.edge.bounds import BodyBounds, HeaderBounds
 from serve_app.edge.errors import NotConfigured
 from serve_app.edge.keys import KeyRing
+from serve_app.edge.rate_ticket import RATE_HEADERS, OwnRates, Rates
 from serve_app.edge.request_id import RequestId
 from serve_app.errors import error_response
 
-EXPOSED_HEADERS = ("x-request-id", "retry-after", "retry-after-ms", "x-should-retry")
+EXPOSED_HEADERS = ("x-request-id", "retry-after", "retry-after-ms", "x-should-retry", *RATE_HEADERS)
 NOT_CONFIGURED_RETRY_S = 1.0
 
 
@@ -22,23 +23,21 @@ class Edge:
     """Closed until `configure` is called, since nobody knows before that who may come in; call it again whenever
     settings or keys change. Requests that are under way go on as they began."""
 
-    def __init__(self, api: ASGIApp, *, accounts: Accounts | None = None, announce_request_id: bool = True) -> None:
-        """`accounts` may be shared with another edge round the same API."""
+    def __init__(self, api: ASGIApp, *, rates: Rates | None = None, announce_request_id: bool = True) -> None:
+        """`rates` may be shared with other edges, of this process and of others."""
         self._api = api
         self._announce_request_id = announce_request_id
-        self._accounts = accounts or Accounts()
+        self._rates = rates or OwnRates()
         self._stack: ASGIApp | None = None
 
     def configure(self, settings: LiveSettings, keys: KeyRing | None) -> None:
-        if keys is not None:
-            self._accounts.keep_only(keys)
         app: ASGIApp = BodyBounds(self._api, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
-        app = Auth(app, keys=keys, accounts=self._accounts, remote_without_keys=settings.remote_without_keys)
+        app = Auth(app, keys=keys, rates=self._rates, remote_without_keys=settings.remote_without_keys)
         if settings.cors_origins:
             app = CORSMiddleware(
                 app,
                 allow_origins=settings.cors_origins,
-                allow_methods=("GET", "POST", "OPTIONS"),
+                allow_methods=("GET", "HEAD", "POST", "OPTIONS"),
                 allow_headers=("*",),
                 expose_headers=EXPOSED_HEADERS,
             )

@@ -13,13 +13,14 @@ from actors.supervisor import Supervisor
 from serve_app.api.app import create_api
 from serve_app.config import ModelConfig, ServeConfig, live_settings
 from serve_app.edge import Edge
-from serve_app.edge.auth import Accounts, TokenCharges
+from serve_app.edge.auth import TokenCharges
 from serve_app.edge.listener import Listener
 from serve_app.metrics.prometheus import Metrics, Observers
 from serve_app.models.served import Models, ServedModel
 from serve_app.serving.live_keys import KEYS_POLL_S, Configurable, LiveKeys
 from serve_app.serving.pool_holder import HeldPool
-from serve_app.serving.pool_lease import find_pool
+from serve_app.serving.pool_lease import find_holder, find_pool
+from serve_app.serving.rate_link import RateLink
 
 logger = logging.getLogger("ray.serve.exlpool")
 
@@ -42,6 +43,7 @@ class HttpFront:
         self._pools = {model.name: pool for model, (_, pool) in zip(config.models, found, strict=True)}
         self._models = Models([_served(model, self._pools[model.name]) for model in config.models])
         self._listener: Listener | None = None
+        self._rates = self._link_rates()
         self._edges, self._app = self._make_app(Metrics(context.replica_id.unique_id))
         self._keys = LiveKeys(config.live, self._edges, lambda: [pool.dispatcher for pool in self._pools.values()])
         await self._keys.use(config.live)
@@ -50,9 +52,15 @@ class HttpFront:
         for model, (holder, _) in zip(config.models, found, strict=True):
             self._follow_pool(model, holder)
 
+    def _link_rates(self) -> RateLink:
+        first, replicas = self._config.models[0].name, self._config.fronts.max_replicas
+        link = RateLink(lambda: find_holder(self._app_name, first), replicas=replicas)
+        link.start()
+        return link
+
     def _make_app(self, metrics: Metrics) -> tuple[list[Configurable], ASGIApp]:
         """What settings and keys are for, and what Serve shall run."""
-        config, accounts = self._config, Accounts()
+        config = self._config
         api = create_api(
             self._models,
             observer=Observers(metrics, TokenCharges()),
@@ -62,10 +70,10 @@ class HttpFront:
         )
         metrics.tell_of_keys_file(lambda: self._keys.status)
         api.add_route("/metrics", metrics.endpoint(self._ask_statistics), include_in_schema=False)
-        behind_proxy = Edge(api, accounts=accounts, announce_request_id=False)  # the proxy tells the client
+        behind_proxy = Edge(api, rates=self._rates, announce_request_id=False)  # the proxy tells the client
         if config.listen is None:
             return [behind_proxy], cast("ASGIApp", behind_proxy)
-        listened = Edge(api, accounts=accounts)
+        listened = Edge(api, rates=self._rates)
         self._listener = Listener(
             behind_proxy, listened, host=config.listen.host, port=config.listen.port, drain_s=config.drain_s
         )
@@ -95,6 +103,7 @@ class HttpFront:
     async def __del__(self) -> None:
         if hasattr(self, "_tasks"):
             self._tasks.shut_down()
+            self._rates.shut_down()
 
     def _follow_pool(self, model: ModelConfig, holder: Any) -> None:
         self._tasks.keep(

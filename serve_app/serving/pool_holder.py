@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from actors.errors import ExlpoolError, PoolClosed
 from actors.launch import Launched, launch
 from actors.supervisor import Supervisor
 from serve_app.config import ModelConfig
+from serve_app.edge.rate_book import RateBook, RateCall, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class PoolHolder:
         self._life = secrets.token_hex(4)
         self._leases = 0
         self._over = asyncio.Event()
+        self._rates = RateBook()
         self._tasks = Supervisor(f"holder of {config.name}")
         self._launched: asyncio.Future[Launched] = asyncio.get_running_loop().create_future()
         self._tasks.start("launching", self._launch(), on_end=self._launching_ended)
@@ -90,6 +92,11 @@ class PoolHolder:
                 self._end_unless_leased(after_s=GRACE_S)
             elif self._leases == 0:
                 self._end()
+
+    async def rates(self, calls: Sequence[RateCall]) -> list[Verdict | None]:
+        """The book of the rates of an application's keys, kept by the holder of its first model: the one actor that
+        every replica of the front finds and that outlives them. It is small, and begins anew with the holder."""
+        return self._rates.answer(calls, time.monotonic())
 
     async def leases(self) -> int:
         """How many are held."""

@@ -27,14 +27,23 @@ def holder_name(app_name: str, model_name: str) -> str:
     return f"pool holder of {model_name} in {app_name}"
 
 
+async def find_holder(app_name: str, model_name: str) -> Any:
+    """Wait for the holder of a model's pool, whatever the state of the pool."""
+    while True:
+        try:
+            return await asyncio.to_thread(ray.get_actor, holder_name(app_name, model_name), namespace=NAMESPACE)
+        except (ValueError, RayError):
+            await asyncio.sleep(RETRY_S)
+
+
 async def find_pool(app_name: str, model_name: str) -> tuple[Any, HeldPool]:
     """Wait for the pool of a model; returns its holder too."""
     while True:
         try:
-            holder = await asyncio.to_thread(ray.get_actor, holder_name(app_name, model_name), namespace=NAMESPACE)
+            holder = await find_holder(app_name, model_name)
             pool: HeldPool = await holder.pool.remote()
-        except (ValueError, RayError):
-            await asyncio.sleep(RETRY_S)  # not there yet, or ending: its owner is about to start the next one
+        except RayError:
+            await asyncio.sleep(RETRY_S)  # ending: its owner is about to start the next one
         else:
             return holder, pool
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from actors.errors import ExlpoolError
 from actors.request.options import RequestOptions
 from actors.results import Delta, FinishReason, GenerationResult, Timing, Usage
+from actors.sampling import SamplingParams
 
+DEFAULT_MAX_NEW_TOKENS = 40
 TIMING = Timing(queue_s=0.01, prefill_s=0.02, first_token_s=0.03, total_s=0.05)
 
 
@@ -29,6 +31,9 @@ class Script:
 class FakeFront:
     scripts: dict[int, Script]
     running: int = field(default=0)
+
+    def max_new_tokens(self, prompt_tokens: int, params: SamplingParams) -> int:
+        return params.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
 
     async def stream(self, prompt: Sequence[int], options: RequestOptions) -> AsyncGenerator[Delta, None]:
         script = self.scripts[prompt[0]]

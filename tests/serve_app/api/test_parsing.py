@@ -18,7 +18,7 @@ from serve_app.api.schemas.chat import ChatCompletionRequest
 from serve_app.api.schemas.common import RequestModel
 from serve_app.api.schemas.completions import CompletionRequest
 from serve_app.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
-from serve_app.errors import NotJson
+from serve_app.errors import UnsupportedBody
 from tests.properties import examples
 
 SCHEMAS: list[type[RequestModel]] = [ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest]
@@ -29,11 +29,12 @@ JSON_VALUES = st.recursive(
 )
 
 
-def request_of(body: bytes, content_type: str = "application/json") -> Request:
+def request_of(body: bytes, content_type: str = "application/json", *codings: str) -> Request:
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    headers = [(b"content-type", content_type.encode())]
+    headers = [(b"content-type", content_type.encode("latin-1"))]
+    headers += [(b"content-encoding", coding.encode("latin-1")) for coding in codings]
     return Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive)
 
 
@@ -89,14 +90,42 @@ async def test_only_json_is_json(content_type: str) -> None:
     except UnicodeEncodeError:
         return
     request = request_of(b'{"tokens": []}', header.decode("latin-1"))
-    with suppress(NotJson):
+    with suppress(UnsupportedBody):
         await parse_body(request, DetokenizeRequest)
         assert "json" in content_type.lower()
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "application/problem+json", "APPLICATION/JSON;charset=x"])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "application/problem+json",
+        "APPLICATION/JSON;charset=UTF-8",
+        'application/json; charset="utf8"',
+        "application/json; charset=us-ascii",
+    ],
+)
 async def test_ways_to_say_json(content_type: str) -> None:
     await parse_body(request_of(b'{"tokens": [1]}', content_type), DetokenizeRequest)
+
+
+@pytest.mark.parametrize("charset", ["latin-1", "utf-16", "x", "", '"', "*=utf-9''x", "utf-8\xff"])
+async def test_json_in_another_charset_is_refused(charset: str) -> None:
+    with pytest.raises(UnsupportedBody) as caught:
+        await parse_body(request_of(b'{"tokens": [1]}', f"application/json; charset={charset}"), DetokenizeRequest)
+    assert caught.value.param == "Content-Type"
+
+
+@pytest.mark.parametrize("codings", [["gzip"], ["identity", "br"], ["identity, deflate"], ["\xff"], ["GZIP"]])
+async def test_a_body_that_was_packed_is_refused(codings: list[str]) -> None:
+    with pytest.raises(UnsupportedBody) as caught:
+        await parse_body(request_of(b'{"tokens": [1]}', "application/json", *codings), DetokenizeRequest)
+    assert (caught.value.status, caught.value.param) == (415, "Content-Encoding")
+
+
+@pytest.mark.parametrize("codings", [[""], ["identity"], ["Identity, identity"]])
+async def test_a_body_as_it_is_may_say_so(codings: list[str]) -> None:
+    await parse_body(request_of(b'{"tokens": [1]}', "application/json", *codings), DetokenizeRequest)
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)

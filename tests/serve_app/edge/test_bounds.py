@@ -99,3 +99,12 @@ async def test_the_query_counts_too() -> None:
 async def test_bytes_that_are_no_text_do_no_harm() -> None:
     exchange = Exchange([part(b"\xff\xfe\x00", more=False)], [(b"x-odd", b"\xff\x00\xfe"), (b"x-request-id", b"\xff")])
     assert await exchange.run(edge()) == 200
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"gzip, chunked", b"identity"])
+async def test_another_transfer_coding_is_refused(coding: bytes) -> None:
+    exchange = Exchange([part(b"{}", more=False)], [(b"transfer-encoding", coding)])
+    assert await exchange.run(edge()) == 501
+    headers = dict(exchange.sent[0]["headers"])
+    assert headers[b"x-should-retry"] == b"false"
+    assert json.loads(exchange.sent[1]["body"])["error"]["code"] == "unsupported_transfer_encoding"

@@ -15,7 +15,8 @@ from serve_app.config import LiveSettings
 from serve_app.edge import Edge
 from serve_app.edge.auth import TokenCharges
 from serve_app.edge.keys import KeyRing
-from serve_app.edge.rates import Account
+from serve_app.edge.rate_book import Settle
+from serve_app.edge.rate_ticket import OwnRates
 from serve_app.models.served import Models
 from tests.serve_app.api.test_service import OpenModel, ScriptedFront
 from tests.serve_app.edge.test_auth import ALICE, entry
@@ -25,14 +26,24 @@ PROMPT = [5] * 60
 DEADLINE_S = 5.0
 
 
+class RecordingRates(OwnRates):
+    def __init__(self) -> None:
+        super().__init__()
+        self.charges: list[int] = []
+
+    def tell(self, call: Settle) -> None:
+        self.charges.append(call.tokens)
+        super().tell(call)
+
+
 class Charged:
     """An edge with one key, which writes down every charge."""
 
-    def __init__(self, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.charges: list[int] = []
+    def __init__(self, script: Script) -> None:
         self.front = ScriptedFront({5: script})
-        monkeypatch.setattr(Account, "charge", lambda _, tokens, __: self.charges.append(tokens))
-        self.app = Edge(create_api(Models([OpenModel(self.front)]), observer=TokenCharges()))
+        rates = RecordingRates()
+        self.charges = rates.charges
+        self.app = Edge(create_api(Models([OpenModel(self.front)]), observer=TokenCharges()), rates=rates)
         self.app.configure(LiveSettings(), KeyRing([entry(ALICE, "alice", tokens_per_minute=1000.0)]))
 
     async def ask(self, leave: asyncio.Event, said: asyncio.Event, **fields: Any) -> None:
@@ -62,8 +73,8 @@ class Charged:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_before_the_first_token(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    charged, leave = Charged(Script(hang=True), monkeypatch), asyncio.Event()
+async def test_a_client_that_leaves_before_the_first_token(stream: bool) -> None:
+    charged, leave = Charged(Script(hang=True)), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(charged.ask(leave, asyncio.Event(), stream=stream))
         await charged.until_running()
@@ -71,8 +82,8 @@ async def test_a_client_that_leaves_before_the_first_token(stream: bool, monkeyp
     assert charged.charges == [60]
 
 
-async def test_a_client_that_leaves_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    charged, leave, said = Charged(Script(["a", "b"], hang=True), monkeypatch), asyncio.Event(), asyncio.Event()
+async def test_a_client_that_leaves_in_the_middle() -> None:
+    charged, leave, said = Charged(Script(["a", "b"], hang=True)), asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(charged.ask(leave, said, stream=True))
         async with asyncio.timeout(DEADLINE_S):
@@ -82,8 +93,8 @@ async def test_a_client_that_leaves_in_the_middle(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_that_the_server_cancels(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    charged = Charged(Script(hang=True), monkeypatch)
+async def test_a_request_that_the_server_cancels(stream: bool) -> None:
+    charged = Charged(Script(hang=True))
     task = asyncio.create_task(charged.ask(asyncio.Event(), asyncio.Event(), stream=stream))
     await charged.until_running()
     task.cancel()
@@ -104,20 +115,20 @@ async def test_a_request_that_the_server_cancels(stream: bool, monkeypatch: pyte
     ],
     ids=["whole", "failed", "late", "refused", "nobody"],
 )
-async def test_other_ends(script: Script, charges: list[int], stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    charged = Charged(script, monkeypatch)
+async def test_other_ends(script: Script, charges: list[int], stream: bool) -> None:
+    charged = Charged(script)
     await charged.ask(asyncio.Event(), asyncio.Event(), stream=stream)
     assert charged.charges == charges
 
 
-async def test_a_failure_in_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    charged = Charged(Script(["a", "b"], error=EngineFailure("broken")), monkeypatch)
+async def test_a_failure_in_a_stream() -> None:
+    charged = Charged(Script(["a", "b"], error=EngineFailure("broken")))
     await charged.ask(asyncio.Event(), asyncio.Event(), stream=True)
     assert charged.charges == [62]
 
 
-async def test_each_prompt_counts_once_for_all_its_choices(monkeypatch: pytest.MonkeyPatch) -> None:
-    charged, leave = Charged(Script(hang=True), monkeypatch), asyncio.Event()
+async def test_each_prompt_counts_once_for_all_its_choices() -> None:
+    charged, leave = Charged(Script(hang=True)), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(charged.ask(leave, asyncio.Event(), n=3, stream=True))
         await charged.until_running()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from actors.errors import ConfigurationError
 from serve_app.config import serve_config
+from serve_app.edge.keys import add_line, entry_line, new_key
 from tests.serve_app.running import Running, ask, free_port, http_client, read_stream, running, until
 
+REFUSED = re.compile(r'exlpool_requests_total{.*"rate_limit_exceeded".*replica="(.*)"}')
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 
@@ -69,6 +73,27 @@ async def test_an_update_lets_running_streams_end(app: Running, port: int) -> No
         assert json.loads(events[-2])["choices"][0]["finish_reason"] == "length"
         refused = await http.post(f"http://127.0.0.1:{port}/v1/completions", json=ask(1, stream=False, n=2))
         assert refused.status_code == 400, "the new replica listens"
+
+
+async def test_a_rate_holds_over_all_replicas(app: Running, port: int, tmp_path: Path) -> None:
+    """60 requests at once for 20 tokens each, with a key for 120 a minute, by two replicas: 6 are let in."""
+    limited, free, keys = new_key(), new_key(), tmp_path / "keys.yaml"
+    add_line(keys, entry_line(limited, "limited", tokens_per_minute=120))
+    add_line(keys, entry_line(free, "free"))
+    two = {**settings(port), "fronts": {"min_replicas": 2, "max_replicas": 2}}
+    await asyncio.to_thread(app.deploy, keys_file=str(keys), **two)
+    url, body = f"http://127.0.0.1:{port}", ask(16, stream=False)
+    async with http_client(connections=100) as http:
+        burst = (
+            http.post(f"{url}/v1/completions", json=body, headers={"authorization": f"Bearer {limited}"})
+            for _ in range(60)
+        )
+        statuses = [answer.status_code for answer in await asyncio.gather(*burst)]
+        assert (statuses.count(200), statuses.count(429)) == (6, 54)
+        own = {"authorization": f"Bearer {free}", "connection": "close"}  # another connection, perhaps another replica
+        told = [(await http.get(f"{url}/metrics", headers=own)).text for _ in range(20)]
+    refusing = {match for text in told for match in REFUSED.findall(text)}
+    assert len(refusing) == 2, "both let in and refuse"
 
 
 def test_it_needs_a_fixed_number_of_replicas() -> None:
