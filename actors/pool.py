@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from copy import copy
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError, RayError
 
 from actors.config import PoolConfig, pool_config
 from actors.dispatcher.statistics import PoolStatistics, WorkerState
-from actors.errors import ConfigurationError, ExlpoolError, PoolClosed, PoolNotFound, first_line
+from actors.errors import ConfigurationError, ExlpoolError, NoHealthyWorker, PoolClosed, PoolNotFound, first_line
 from actors.launch import Launched, find_members, launch
+from actors.ray_failures import plain_reason
 from actors.ray_session import NAMESPACE, ensure_ray
 from actors.request.options import request_options
 from actors.request.prompt import Prompt
@@ -23,49 +26,42 @@ from actors.results import GenerationResult
 from actors.script.front_actor import MAX_CONCURRENT_CALLS, FrontActor
 from actors.script.fronts import ScriptFronts
 from actors.script.map import map_prompts
+from actors.script.openness import Openness
+from actors.script.remote_generate import RemoteGenerate
+from actors.script.sending import SameCluster
 from actors.script.text_stream import TextStream
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 CLOSE_TIMEOUT_S = 15.0
+RETRY_AFTER_S = 2.0
 ProgressCallback = Callable[[tuple[WorkerState, ...]], None]
-
-
-class RemoteGenerate:
-    """`pool.generate.remote(...)`: the whole completion of one prompt, as a Ray object reference."""
-
-    def __init__(self, front: Any) -> None:
-        self._front = front
-
-    def remote(self, prompt: Prompt, **options: Any) -> ray.ObjectRef[GenerationResult]:
-        """Generate a completion of `prompt`: text, token ids, or chat messages.
-
-        `options` are the fields of `SamplingParams`, and `priority` ("interactive", "default", "batch"), `tenant`,
-        and `timeout_s`. `ray.get` gives a `GenerationResult`, or raises the `ExlpoolError` that says what was wrong.
-        """
-        reference: ray.ObjectRef[GenerationResult] = self._front.generate.remote(prompt, **options)
-        return reference
-
-    def __call__(self, *_: Any, **__: Any) -> None:
-        raise TypeError(
-            "Use pool.generate.remote(...), which returns a Ray object reference: ray.get(...) waits for it."
-        )
 
 
 class Pool:
     """A pool of workers. Make one with `Pool.start` or find one with `Pool.connect`; use it in a `with` block.
 
     A pool that a script starts goes with the script, even when the script is killed, unless `detached` is set.
+
+    It can be sent to tasks and actors of its cluster, and copied: what arrives is a connection to the same pool, which
+    works while the object that was sent is open. Closing it leaves the pool alone.
     """
 
-    def __init__(self, config: PoolConfig, dispatcher: Any, *, launched: Launched | None, owns_ray: bool) -> None:
+    def __init__(
+        self, config: PoolConfig, dispatcher: Any, *, launched: Launched | None, owns_ray: bool, front: Any = None
+    ) -> None:
+        """`front` is the front actor of the pool object that this one was copied from."""
         self.config = config
         self._dispatcher = dispatcher
         self._launched = launched
         self._owns_ray = owns_ray
         self._fronts = ScriptFronts(dispatcher)
-        self._front = _start_front(dispatcher)
-        self._front.open.remote()  # now, so that the first request does not wait for the process
-        self._closed = False
-        self.generate = RemoteGenerate(self._front)
+        self._owns_front = front is None
+        self._front = _start_front(dispatcher) if front is None else front
+        self._openness = Openness()
+        self.generate = RemoteGenerate(self._front, self._openness)
 
     @classmethod
     def start(
@@ -129,7 +125,7 @@ class Pool:
 
         :raises InvalidRequest: an option is wrong. What is found wrong later is raised by the iteration.
         """
-        self._require_open()
+        self._openness.require()
         return TextStream(self._fronts, prompt, request_options(**options))
 
     def map(
@@ -148,7 +144,7 @@ class Pool:
         under way. The first error is raised and cancels the rest, unless `return_errors` puts errors in the place of
         results. `progress(done, result)` is called for every finished prompt.
         """
-        self._require_open()
+        self._openness.require()
         if window is None:
             window = 4 * self.config.workers * self.config.max_batch_size
         if window < 1:
@@ -165,14 +161,14 @@ class Pool:
 
     def statistics(self) -> PoolStatistics:
         """A snapshot of the dispatcher's whole state."""
-        self._require_open()
-        snapshot: PoolStatistics = ray.get(self._dispatcher.statistics.remote(), timeout=CLOSE_TIMEOUT_S)
+        self._openness.require()
+        snapshot: PoolStatistics = _answer(self._dispatcher.statistics.remote())
         return snapshot
 
     def story(self, request_id: str) -> tuple[str, ...]:
         """What happened to a request, when and why there; empty for one that is unknown or long gone."""
-        self._require_open()
-        lines: tuple[str, ...] = ray.get(self._dispatcher.story.remote(request_id), timeout=CLOSE_TIMEOUT_S)
+        self._openness.require()
+        lines: tuple[str, ...] = _answer(self._dispatcher.story.remote(request_id))
         return lines
 
     def close(self) -> None:
@@ -181,22 +177,22 @@ class Pool:
 
         :raises TimeoutError: a front of this process does not end; everything else is ended by then.
         """
-        if self._closed:
+        if self._openness.closed:
             return
-        self._closed = True
-        if not ray.is_initialized():
-            return
+        self._openness.close()
         with ExitStack() as last_first:
-            if self._owns_ray:
-                last_first.callback(ray.shutdown)
-            if self._launched is not None and not self.config.detached:
-                last_first.callback(_stop, self._launched)
-            last_first.callback(ray.kill, self._front)
+            if not self._openness.cut_off:  # else all of it is gone, and a call would look for it in another cluster
+                if self._owns_ray:
+                    last_first.callback(ray.shutdown)
+                if self._launched is not None and not self.config.detached:
+                    last_first.callback(_stop, self._launched)
+                if self._owns_front:
+                    last_first.callback(ray.kill, self._front)
             last_first.callback(self._fronts.close)
 
     def delete(self) -> None:
         """End a pool for everybody, a detached one too, in whatever state its workers are."""
-        self._require_open()
+        self._openness.require()
         members = self._launched or find_members(self.config.name)
         self._launched = None
         try:
@@ -204,11 +200,15 @@ class Pool:
         finally:
             self.close()
 
-    def _require_open(self) -> None:
-        if self._closed:
-            raise PoolClosed("The pool is closed.")
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._openness.require()
+        return _arrived, (SameCluster(), type(self), self.config, self._dispatcher, self._front)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy(self)
 
     def __enter__(self) -> Self:
+        self._openness.require()
         return self
 
     def __exit__(
@@ -217,12 +217,31 @@ class Pool:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{self.config.workers} workers"
-        return f"<Pool {self.config.name!r}: {state}>"
+        return f"<Pool {self.config.name!r}: {self.config.workers} workers, {self._openness!r}>"
+
+
+def _arrived(_: SameCluster, cls: type[Pool], config: PoolConfig, dispatcher: Any, front: Any) -> Pool:
+    return cls(config, dispatcher, launched=None, owns_ray=False, front=front)
 
 
 def _start_front(dispatcher: Any) -> Any:
-    return ray.remote(FrontActor).options(num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS).remote(dispatcher)
+    front = ray.remote(FrontActor).options(num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS).remote(dispatcher)
+    front.open.remote()  # now, so that the first request does not wait for the process
+    return front
+
+
+def _answer(reference: ray.ObjectRef[T]) -> T:
+    """What the dispatcher says.
+
+    :raises NoHealthyWorker: it does not answer at the moment.
+    :raises PoolClosed: it is gone.
+    """
+    try:
+        return ray.get(reference, timeout=CLOSE_TIMEOUT_S)
+    except ActorDiedError:
+        raise PoolClosed("The pool's dispatcher is gone; start the pool again.") from None
+    except (ActorUnavailableError, GetTimeoutError):
+        raise NoHealthyWorker("The pool's dispatcher does not answer.", retry_after_s=RETRY_AFTER_S) from None
 
 
 def _config_of(dispatcher: Any) -> PoolConfig:
@@ -251,7 +270,8 @@ def _wait_until_ready(dispatcher: Any, config: PoolConfig, progress: ProgressCal
                 param="start_timeout_s",
             ) from None
         except RayError as error:
-            raise PoolClosed(f"The cluster was lost while the workers loaded: {first_line(error)}.") from None
+            logger.error("The workers cannot be followed while they load: %s", first_line(error))
+            raise PoolClosed(f"The pool was lost while its workers loaded: {plain_reason(error)}.") from None
         if progress is not None:
             progress(states)
         for state in states:

@@ -7,8 +7,9 @@ import os
 from typing import Any
 
 import ray
+from ray.runtime_context import get_runtime_context
 
-from actors.errors import ConfigurationError, first_line
+from actors.errors import ConfigurationError, PoolClosed, first_line
 from actors.ray_checks import require_cluster, require_temp_dir
 
 NAMESPACE = "exlpool"
@@ -80,6 +81,58 @@ def cancel_stream(stream: Any) -> None:
     start a new cluster to look for it."""
     if ray.is_initialized():
         ray.cancel(stream)
+
+
+def cluster_id() -> str | None:
+    """The name of the cluster that this process is connected to, the same in all of its processes; None: there is no
+    connection. Never connects: `ray.get_runtime_context` would, this one does not."""
+    return get_runtime_context().get_session_name() if ray.is_initialized() else None
+
+
+class RaySession:
+    """The connection to Ray that this process had when this was made. It ends with `ray.shutdown`, and a later
+    `ray.init` does not bring it back.
+
+    Calls go through it wherever they may come after that end, such as from a background task: without a connection
+    Ray answers a call by joining whatever cluster runs on the machine, or by starting one.
+    """
+
+    def __init__(self) -> None:
+        self._id = _session_id()
+
+    @property
+    def over(self) -> bool:
+        return _session_id() != self._id
+
+    def require(self) -> None:
+        """:raises PoolClosed: the connection has ended."""
+        if self.over:
+            raise PoolClosed("The pool's connection to Ray has ended: ray.shutdown() was called.")
+
+    def call(self, method: Any, *arguments: Any, **options: Any) -> Any:
+        """A call of an actor's method.
+
+        :raises PoolClosed: the connection has ended.
+        """
+        self.require()
+        return method.remote(*arguments, **options)
+
+    def open_stream(self, method: Any, *arguments: Any) -> Any:
+        """:raises PoolClosed: the connection has ended."""
+        self.require()
+        return open_stream(method, *arguments)
+
+    def cancel_stream(self, stream: Any) -> None:
+        if not self.over:
+            cancel_stream(stream)
+
+    def __repr__(self) -> str:
+        return f"<RaySession: {'over' if self.over else 'open'}>"
+
+
+def _session_id() -> tuple[str, str] | None:
+    cluster = cluster_id()
+    return None if cluster is None else (cluster, get_runtime_context().get_worker_id())
 
 
 def require_resources(*, cpus: float, gpus: float) -> None:

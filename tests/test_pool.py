@@ -19,7 +19,6 @@ from actors import (
     GenerationResult,
     InvalidRequest,
     Pool,
-    PoolClosed,
     PoolNotFound,
 )
 from actors.engines.simulated import expected_tokens
@@ -186,16 +185,6 @@ def test_a_pool_that_the_cluster_cannot_hold_is_refused_at_once() -> None:
         Pool.start(name="huge", engine="simulated", workers=1000)
     with pytest.raises(ConfigurationError, match="gpus_per_worker"):
         Pool.start(name="huge", engine="simulated", gpus_per_worker=1)
-
-
-def test_a_closed_pool_says_so() -> None:
-    closed = Pool.start(name="closed", engine="simulated")
-    closed.close()
-    closed.close()
-    with pytest.raises(PoolClosed):
-        closed.stream(PROMPT)
-    with pytest.raises(PoolClosed):
-        closed.statistics()
 
 
 def test_generate_without_remote_explains_itself(pool: Pool) -> None:

@@ -21,6 +21,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from actors.dispatcher.slots import Slot, Slots
 from actors.errors import ExlpoolError, NoHealthyWorker, first_line
 from actors.messages import Listening, LoadProgress, StepReport, WorkerNews, WorkerReady
+from actors.ray_failures import plain_reason
 from actors.ray_session import cancel_stream, open_stream
 from actors.scheduling.events import (
     Event,
@@ -70,11 +71,12 @@ class WorkerFollower:
                 await self._read()
                 reason: Exception = NoHealthyWorker(f"Worker {self._slot.name} was closed.")
             except ActorDiedError as error:
-                reason = NoHealthyWorker(f"Worker {self._slot.name} died too often: {first_line(error)}")
+                logger.error("Worker %s is not started again: %s", self._slot.name, first_line(error))
+                reason = NoHealthyWorker(f"Worker {self._slot.name} died too often: it is not started again.")
             except Exception as error:  # noqa: BLE001 - whatever breaks a stream, it is opened again
-                cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error  # type: ignore[no-untyped-call]
+                cause = error.cause if isinstance(error, RayTaskError) else error
                 if not isinstance(cause, ExlpoolError):
-                    await self._broken(first_line(error))
+                    await self._broken(error)
                     await asyncio.sleep(RECONNECT_INTERVAL_S)
                     continue
                 reason = cause
@@ -159,17 +161,19 @@ class WorkerFollower:
             )
         )
 
-    async def _broken(self, reason: str) -> None:
+    async def _broken(self, error: Exception) -> None:
         slot = self._slot
         if self._broken_at_s is None:
             self._broken_at_s = time.monotonic()
             logger.warning(
-                "Worker %s is not heard; its stream is asked for again: %s", slot.worker_id or slot.name, reason
+                "Worker %s is not heard; its stream is asked for again: %s",
+                slot.worker_id or slot.name,
+                first_line(error),
             )
         if slot.worker_id is None:
             return
         if time.monotonic() - self._broken_at_s > RECONNECT_GRACE_S:
-            await self._down(reason)
+            await self._down(plain_reason(error))
         elif not slot.cut_off:
             slot.cut_off = True
             self._handle_event(WorkerSuspected(slot.worker_id))

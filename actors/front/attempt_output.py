@@ -10,17 +10,36 @@ from actors.results import TokenLogprobs
 
 class AttemptLost(Exception):
     """An attempt is over without an end: its worker is gone, the link to it broke, or its place was taken back.
-    Whether the request can go on elsewhere is for the front to decide."""
+    Whether the request can go on elsewhere is for the front to decide.
+
+    `taken_up` says whether the worker is known to have had it. Only then can the request be what the worker died of.
+    """
+
+    def __init__(self, reason: str, *, taken_up: bool = False) -> None:
+        super().__init__(reason)
+        self.taken_up = taken_up
 
 
 class AttemptOutput:
     """Collects an attempt's pieces until they are taken: a streaming consumer wakes for every piece, one that wants
     the whole only at the end. Bounded by the request's own max_new_tokens."""
 
-    __slots__ = ("_finished", "_logprobs", "_loss", "_texts", "_token_ids", "_waiter", "_whole", "worker_id")
+    __slots__ = (
+        "_finished",
+        "_logprobs",
+        "_loss",
+        "_texts",
+        "_token_ids",
+        "_waiter",
+        "_whole",
+        "taken_up",
+        "worker_id",
+    )
 
     def __init__(self, worker_id: str, *, whole: bool) -> None:
         self.worker_id = worker_id
+        self.taken_up = False
+        """The worker has said that it has the attempt."""
         self._whole = whole
         self._texts: list[str] = []
         self._token_ids: list[int] = []
@@ -63,7 +82,7 @@ class AttemptOutput:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self._loss is not None and (self._whole or not self._texts):
-            raise AttemptLost(self._loss)
+            raise AttemptLost(self._loss, taken_up=self.taken_up)
         piece = "".join(self._texts), tuple(self._token_ids), tuple(self._logprobs), self._finished
         self._texts, self._token_ids, self._logprobs = [], [], []
         return piece

@@ -28,7 +28,7 @@ from actors.errors import (
 from actors.front.batching import TurnBatch
 from actors.front.place import MAX_ASKED, Place
 from actors.messages import Admission, Decision, Grant, Refusal, RefusalReason, Release, Revocation
-from actors.ray_session import cancel_stream, open_stream
+from actors.ray_session import RaySession
 from actors.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class DispatcherLink:
     def __init__(self, front_id: str, dispatcher: Any) -> None:
         self._front_id = front_id
         self._dispatcher = dispatcher
+        self._session = RaySession()
         self._supervisor = Supervisor(f"link of {front_id} to the dispatcher")
         self._places: dict[str, Place] = {}
         """By request id: every place that is asked for or granted and not released."""
@@ -117,9 +118,10 @@ class DispatcherLink:
             if isinstance(message, Admission):
                 self._places[message.request_id].asked += 1
         try:
-            self._take_in(await self._dispatcher.place_requests.remote(self._front_id, wanted))
+            self._take_in(await self._session.call(self._dispatcher.place_requests, self._front_id, wanted))
         except RayTaskError as error:  # the dispatcher lives, and has taken offence at something here
-            failure: Exception = error.as_instanceof_cause()  # type: ignore[no-untyped-call]
+            logger.error("The dispatcher failed at what it was asked: %s", error)
+            failure = ExlpoolError("The dispatcher failed at this request; the log says why.")
             for message in wanted:
                 place = self._places.get(message.request_id)
                 if isinstance(message, Admission) and place is not None and place.admission is message:
@@ -142,7 +144,7 @@ class DispatcherLink:
 
     async def _read(self) -> None:
         """Read one stream; it returns when the dispatcher closes it, which is the end of the pool."""
-        stream = open_stream(self._dispatcher.decisions, self._front_id)
+        stream = self._session.open_stream(self._dispatcher.decisions, self._front_id)
         try:
             while True:
                 async with asyncio.timeout(SILENCE_S):
@@ -155,7 +157,7 @@ class DispatcherLink:
         except TimeoutError:
             raise TimeoutError(f"nothing was heard for {SILENCE_S:g} s") from None
         finally:
-            cancel_stream(stream)
+            self._session.cancel_stream(stream)
 
     def _stream_ended(self, failure: BaseException | None) -> None:
         """The one place that hears of a stream's end, whatever ended it."""
@@ -164,6 +166,9 @@ class DispatcherLink:
             return
         if isinstance(failure, ActorDiedError):
             self._fail_for_good(PoolClosed("The pool's dispatcher is gone; start the pool again."))
+            return
+        if isinstance(failure, PoolClosed):  # the connection to Ray has ended
+            self._fail_for_good(failure)
             return
         if self.listening or self._lost_at_s is None:
             if not isinstance(failure, asyncio.CancelledError):  # the event loop ends, or who broke it has said why

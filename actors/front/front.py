@@ -22,6 +22,7 @@ from actors.front.place import Place
 from actors.front.run import Piece, Run, usage_of
 from actors.front.worker_link import WorkerLink
 from actors.messages import Finished, GenerationRequest, Grant, Welcome, WorkerLimits
+from actors.ray_session import RaySession
 from actors.request.checks import resolve_max_new_tokens
 from actors.request.options import RequestOptions
 from actors.request.prepare import prepare
@@ -34,6 +35,9 @@ LONG_PROMPT = 20_000
 than a few milliseconds. So are messages, whose template may do anything."""
 GREETING_TIMEOUT_S = 60.0
 PATIENCE_MIN_S, PATIENCE_MAX_S = 0.05, 5.0
+DECISION_GRACE_S = 0.5
+"""The dispatcher ends what waits longer than it may, within a tick of its clock, and knows why it had to wait. The
+front gives up only when it has not heard that."""
 
 
 class Front:
@@ -62,7 +66,7 @@ class Front:
         `load_encoder` gives the encoder of a model directory, on another thread.
         :raises ExlpoolError: no worker could be loaded.
         """
-        welcome = await _greet(dispatcher)
+        welcome = await _greet(dispatcher, RaySession())
         encoder = await asyncio.to_thread(load_encoder, welcome.model_dir)
         return cls(dispatcher, welcome, encoder, patient=patient)
 
@@ -166,10 +170,9 @@ class Front:
             except (AttemptLost, EngineFailure) as error:
                 if self._closed:
                     raise PoolClosed("The pool was closed before the request's end.") from None
-                run.raise_if_final(error)
+                pause_s = run.pause_after(error)
                 run.excluded |= {run.worker_id}
                 run.attempt += 1
-                pause_s = 0.0
             finally:
                 await attempt.aclose()
             if pause_s:
@@ -187,7 +190,7 @@ class Front:
         ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
         finished: Finished | None = None
         try:
-            grant = await run.within(place.granted())
+            grant = await run.within(place.granted(), grace_s=DECISION_GRACE_S)
             run.worker_id, run.granted_at_s = grant.worker_id, time.monotonic()
             output = AttemptOutput(grant.worker_id, whole=whole)
             place.use(output)
@@ -241,12 +244,12 @@ def _request_of(run: Run, grant: Grant, ticket: int, *, whole: bool) -> Generati
     )
 
 
-async def _greet(dispatcher: Any) -> Welcome:
+async def _greet(dispatcher: Any, session: RaySession) -> Welcome:
     """Greet a dispatcher, through a restart of it if need be."""
     deadline_s = time.monotonic() + GREETING_TIMEOUT_S
     while True:
         try:
-            welcome: Welcome = await dispatcher.hello.remote()
+            welcome: Welcome = await session.call(dispatcher.hello)
         except ActorUnavailableError:
             if time.monotonic() > deadline_s:
                 raise PoolClosed(f"The dispatcher did not come back within {GREETING_TIMEOUT_S:g} s.") from None

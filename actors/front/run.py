@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from actors.errors import DeadlineExceeded, EngineFailure, WorkerDied
+from actors.errors import DeadlineExceeded, EngineFailure, NoHealthyWorker, WorkerDied
 from actors.front.attempt_output import AttemptLost
 from actors.messages import Admission, Finished
 from actors.request.prepare import PreparedRequest
@@ -16,8 +16,16 @@ from actors.results import GenerationResult, Priority, Timing, TokenLogprobs, Us
 
 T = TypeVar("T")
 
-MAX_ATTEMPTS = 3
-"""Placements of one request. A request that has lost this many is taken for the cause and fails."""
+MAX_DEATHS = 3
+"""Attempts of one request that a worker had taken up and that were lost or failed. A request that has lost this many is
+taken for the cause and fails."""
+MAX_UNSENT = 8
+"""Attempts of one request that no worker is known to have had: it was gone before they could be sent, as its front or
+the dispatcher was still to learn. The request is not to blame; but it goes round no more often than this."""
+UNSENT_PAUSE_S = 0.05
+"""Before the attempt after one that could not be sent: in the meantime somebody learns of the death."""
+RETRY_AFTER_S = 2.0
+"""What a caller is told to wait where a worker was lost."""
 
 Piece = tuple[str, tuple[int, ...], tuple[TokenLogprobs, ...], Finished | None]
 """Text, token ids, logprobs, and with the last piece how it ended."""
@@ -31,6 +39,8 @@ class Run:
     started_at_s: float
     deadline_s: float | None
     attempt: int = 0
+    deaths: int = 0
+    unsent: int = 0
     excluded: frozenset[str] = frozenset()
     worker_id: str = ""
     granted_at_s: float = 0.0
@@ -52,8 +62,8 @@ class Run:
             excluded_workers=self.excluded,
         )
 
-    async def within(self, awaitable: Awaitable[T]) -> T:
-        """Await within the request's own time limit.
+    async def within(self, awaitable: Awaitable[T], *, grace_s: float = 0.0) -> T:
+        """Await within the request's own time limit, or until `grace_s` after it.
 
         `asyncio.timeout` and not `wait_for`, which on Python 3.11 swallows a cancellation that comes in the same turn
         of the loop as the result: a caller that went away would be forgotten, and its job would run to the end.
@@ -62,24 +72,42 @@ class Run:
         if self.deadline_s is None:
             return await awaitable
         try:
-            async with asyncio.timeout(self.deadline_s - time.monotonic()):
+            async with asyncio.timeout(self.deadline_s + grace_s - time.monotonic()):
                 return await awaitable
         except TimeoutError:
             raise DeadlineExceeded(f"Not finished within {self.request.options.timeout_s:g} s.") from None
 
-    def raise_if_final(self, error: AttemptLost | EngineFailure) -> None:
-        """An attempt is over without an end.
+    def pause_after(self, error: AttemptLost | EngineFailure) -> float:
+        """An attempt is over without an end: returns after how many seconds the next may begin.
 
         :raises EngineFailure: the engine failed, and the request cannot be tried again.
-        :raises WorkerDied: the attempt was lost, and the request cannot be tried again.
+        :raises WorkerDied: the attempt was lost, and the request cannot be tried again here.
+        :raises NoHealthyWorker: attempt after attempt reached no worker.
         """
-        if not self.shown and self.attempt < MAX_ATTEMPTS:
-            return
+        if self.shown:
+            if isinstance(error, EngineFailure):
+                raise error
+            raise WorkerDied(
+                f"The worker was lost while it was generating: {error}. The text is not whole; send the request again.",
+                retry_after_s=RETRY_AFTER_S,
+            ) from None
+        if isinstance(error, AttemptLost) and not error.taken_up:
+            self.unsent += 1
+            if self.unsent < MAX_UNSENT:
+                return UNSENT_PAUSE_S
+            raise NoHealthyWorker(
+                f"No worker could be reached, in {self.unsent} attempts, the last one: {error}.",
+                retry_after_s=RETRY_AFTER_S,
+            ) from None
+        self.deaths += 1
+        if self.deaths < MAX_DEATHS:
+            return 0.0
         if isinstance(error, EngineFailure):
             raise error
-        if self.shown:
-            raise WorkerDied(f"The worker was lost while it was generating: {error}.") from None
-        raise WorkerDied(f"{self.attempt} attempts of this request were lost, the last one: {error}.") from None
+        raise WorkerDied(
+            f"{self.deaths} attempts of this request were lost while a worker had it, the last one: {error}. "
+            "The request itself may be the cause."
+        ) from None
 
     def timing(self, finished: Finished | None) -> Timing:
         """Where the time went so far; the worker's own share is known at the end only."""

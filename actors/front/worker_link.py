@@ -19,11 +19,12 @@ from typing import Any
 
 from ray.exceptions import ActorDiedError
 
-from actors.errors import first_line
+from actors.errors import PoolClosed, first_line
 from actors.front.attempt_output import AttemptLost, AttemptOutput
 from actors.front.batching import TurnBatch
 from actors.messages import Cancellation, GenerationRequest, Listening, StepOutput, WorkerCommand
-from actors.ray_session import cancel_stream, open_stream
+from actors.ray_failures import plain_reason
+from actors.ray_session import RaySession
 from actors.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class WorkerLink:
         self.over = False
         self._front_id = front_id
         self._handle = handle
+        self._session = RaySession()
         self._supervisor = Supervisor(f"link to {worker_id}")
         self._outputs: dict[int, AttemptOutput] = {}
         """By ticket: what was submitted and has not ended."""
@@ -123,13 +125,17 @@ class WorkerLink:
         if not wanted or not self.open:
             return  # a stream that ended has taken its attempts with it, here and at the worker
         stream_id = self._stream_id
-        accepted = await self._handle.take_commands.remote(stream_id, wanted)
+        accepted = await self._session.call(self._handle.take_commands, stream_id, wanted)
         if not accepted and stream_id == self._stream_id:
             raise AttemptLost(f"worker {self.worker_id} does not know this link any more")
+        for command in wanted:
+            output = self._outputs.get(command.ticket)
+            if accepted and output is not None:
+                output.taken_up = True
 
     def _send_failed(self, failure: BaseException) -> None:
         """The stream and the calls are one link: when a call fails the stream is opened anew."""
-        self._break(f"the link to worker {self.worker_id} broke: {first_line(failure)}")
+        self._break(failure)
         self.break_stream()
 
     # The stream.
@@ -149,7 +155,7 @@ class WorkerLink:
 
         :raises _LifeOver: another life of the worker answers.
         """
-        stream = open_stream(self._handle.outputs, self._stream_id)
+        stream = self._session.open_stream(self._handle.outputs, self._stream_id)
         try:
             hello = await self._first_message(stream)
             if hello.worker_id != self.worker_id:
@@ -164,7 +170,7 @@ class WorkerLink:
         except TimeoutError:
             raise TimeoutError("nothing was heard for too long") from None
         finally:
-            cancel_stream(stream)
+            self._session.cancel_stream(stream)
 
     async def _first_message(self, stream: Any) -> Listening:
         async with asyncio.timeout(OPEN_TIMEOUT_S):
@@ -177,22 +183,28 @@ class WorkerLink:
 
     def _stream_ended(self, failure: BaseException | None) -> None:
         """The one place that hears of a stream's end, whatever ended it."""
-        if isinstance(failure, _LifeOver | ActorDiedError):
+        if isinstance(failure, _LifeOver | PoolClosed):  # restarted, or there is no connection to Ray any more
             self._end(first_line(failure))
+            return
+        if isinstance(failure, ActorDiedError):
+            logger.warning("Worker %s has ended for good: %s", self.worker_id, first_line(failure))
+            self._end(f"worker {self.worker_id} has ended for good")
             return
         # Cancelled by `_send_failed`, which has said why, or with everything else on an event loop that ends.
         cancelled = isinstance(failure, asyncio.CancelledError)
         if not cancelled or not self._why:
-            reason = "its stream ended" if failure is None else first_line(failure)
-            self._break(f"the link to worker {self.worker_id} broke: {reason}", quietly=cancelled)
+            self._break(failure, quietly=cancelled)
         self._reopening = asyncio.get_running_loop().call_later(self._pause_s, self._open_stream)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
-    def _break(self, reason: str, *, quietly: bool = False) -> None:
+    def _break(self, failure: BaseException | None, *, quietly: bool = False) -> None:
+        """What Ray says of the failure goes to the log; the reason is for whoever made the requests."""
         if self.open and not quietly:
-            logger.warning("%s; it is opened again", reason)
+            told = "its stream ended" if failure is None else first_line(failure)
+            logger.warning("The link to worker %s broke and is opened again: %s", self.worker_id, told)
         self._settled.clear()
-        self._lose_attempts(reason)
+        reason = "its stream ended" if failure is None else plain_reason(failure)
+        self._lose_attempts(f"the link to worker {self.worker_id} broke: {reason}")
 
     def _end(self, reason: str) -> None:
         self.over = True

@@ -6,10 +6,12 @@ from actors.messages import Admission, Refusal, RefusalReason
 from actors.results import Priority
 from actors.scheduling import intake
 from actors.scheduling.actions import Action, Refuse
-from actors.scheduling.records import Request, fits
+from actors.scheduling.records import Request, WorkerStatus, fits
 from actors.scheduling.state import SchedulerState
 from actors.scheduling.transitions import end
 
+RESTART_RETRY_S = 3.0
+"""When to try again where no worker is up and one is to come: what a small model takes to be loaded."""
 _NO_WORKER = "No worker is up and none is expected to come."
 
 
@@ -92,6 +94,9 @@ def _refuse_expired(state: SchedulerState, request: Request) -> Refuse:
     waited_s = state.now_s - request.arrived_s
     timeout_s = request.admission.timeout_s
     end(state, request, "waited {:.1f} s, which is its limit", waited_s)
+    if not any(worker.status is WorkerStatus.UP for worker in state.fleet):
+        text = f"It waited {waited_s:.1f} s, and no worker is up: they are being loaded or restarted."
+        return refuse(state, request.request_id, request.front_id, RefusalReason.NO_WORKER, text, RESTART_RETRY_S)
     if timeout_s is not None and timeout_s <= wait_bound_s(state, request.admission):
         text = f"It waited {waited_s:.1f} s for a worker; its own time limit was {timeout_s:.1f} s."
         return refuse(state, request.request_id, request.front_id, RefusalReason.DEADLINE, text)

@@ -9,6 +9,7 @@ from typing import Any
 
 from actors.errors import PoolClosed
 from actors.front.front import Front
+from actors.ray_session import RaySession
 from actors.request.options import RequestOptions
 from actors.request.prompt import Prompt, PromptEncoder
 from actors.results import GenerationResult
@@ -32,6 +33,7 @@ class ScriptFronts:
         self._lock = threading.Lock()
         """Held for moments only, never while a front opens."""
         self._closed = False
+        self._session = RaySession()
 
     def threaded(self) -> tuple[LoopThread, Front]:
         """The front of the background thread, and the thread. Blocks while it opens.
@@ -42,6 +44,7 @@ class ScriptFronts:
             self._require_open()
             if self._thread is None:
                 self._thread = LoopThread()
+                self._thread.end_with(self)
             thread = self._thread
         return thread, thread.submit(self._get_threaded()).result()
 
@@ -72,6 +75,7 @@ class ScriptFronts:
     def _require_open(self) -> None:
         if self._closed:
             raise PoolClosed("The pool is closed.")
+        self._session.require()
 
     def generate(self, prompt: Prompt, options: RequestOptions) -> Future[GenerationResult]:
         thread, front = self.threaded()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from actors.errors import PoolClosed
@@ -21,6 +23,8 @@ class LoopThread:
         self.loop = asyncio.new_event_loop()
         self._lock = threading.Lock()
         self._closing = False
+        self._abandoned = False
+        """Nobody who could close it is left."""
         self._futures: set[Future[Any]] = set()
         """Those that somebody may wait for."""
         self._thread = threading.Thread(target=self._run, name="exlpool-front", daemon=True)
@@ -40,6 +44,25 @@ class LoopThread:
         future.add_done_callback(self._futures.discard)
         return future
 
+    def end_with(self, owner: object) -> None:
+        """Have everything on the loop cancelled, and the thread end, when nothing refers to `owner` any more, which was
+        not closed then. It must not be referred to from the loop."""
+        weakref.finalize(owner, self._end).atexit = False
+
+    def _end(self) -> None:
+        """Called wherever the collector runs, in the middle of anything: so it takes no lock and waits for nothing."""
+        if not self.loop.is_closed():
+            self._abandoned = True
+            with suppress(RuntimeError):  # it was closed just now
+                self.loop.call_soon_threadsafe(self._cancel_all_and_stop)
+
+    def _cancel_all_and_stop(self) -> None:
+        """On the thread."""
+        tasks = asyncio.all_tasks()
+        for task in tasks:
+            task.cancel()
+        asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: self.loop.stop())
+
     def _run(self) -> None:
         """On the thread. However the loop ends, whoever waits for something on it hears of that."""
         try:
@@ -50,6 +73,8 @@ class LoopThread:
             for future in tuple(self._futures):
                 if not future.done():
                     future.set_exception(PoolClosed("The event loop behind this pool has ended."))
+            if self._abandoned:
+                self.loop.close()
 
     def close(self) -> None:
         """Cancel what still runs and end the thread.

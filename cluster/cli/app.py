@@ -13,7 +13,7 @@ import typer
 from ray.exceptions import RayError
 
 from actors import ExlpoolError, Pool
-from actors.errors import first_line
+from actors.ray_failures import plain_reason
 from actors.version import package_version
 from cluster.cli import options as opt
 from cluster.cli.console import complain, errors, loading
@@ -96,7 +96,7 @@ def main() -> None:
         complain(error.message)
         status = 2
     except RayError as error:
-        complain(f"The Ray cluster failed, or went away: {first_line(error)}")
+        complain(f"The Ray cluster failed, or went away: {plain_reason(error)}")
         status = 2
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED

@@ -116,7 +116,7 @@ async def _forget(_: Request, __: Exception) -> Response:
 
 async def _fail(_: Request, error: Exception) -> Response:
     """Whatever nobody foresaw; the traceback goes to the log, not to the client."""
-    return error_response(InternalError(f"The server failed on this request ({type(error).__name__})."))
+    return error_response(InternalError("The server failed on this request; its log says why."))
 
 
 _ERROR_HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {

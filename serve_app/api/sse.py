@@ -105,6 +105,6 @@ class EventStream(Response):
             error = failure
         except Exception:
             logger.exception("A stream failed")
-            error = InternalError("The server failed on this request.")
+            error = InternalError("The server failed on this request; its log says why.")
         await send({"type": "http.response.body", "body": f"data: {error_json(error)}\n\n".encode(), "more_body": True})
         return error.code

@@ -13,6 +13,7 @@ from ray.exceptions import ActorDiedError, RayError
 from actors.errors import ExlpoolError, NoHealthyWorker, first_line
 from actors.front.front import Front
 from actors.messages import WorkerLimits
+from actors.ray_failures import plain_reason
 from actors.request.checks import room_tokens
 from actors.results import Priority
 from actors.supervisor import Supervisor
@@ -105,12 +106,14 @@ class ServedModel:
             try:
                 await self._open_once()
             except ActorDiedError as error:
-                self._fail(NoHealthyWorker(f"The pool is gone: {first_line(error)}"))
+                self._fail(NoHealthyWorker("Its pool is gone."), error)
                 return  # whoever follows the pool serves the model from the next one
             except ExlpoolError as error:
-                self._fail(error)
+                self._fail(error, error)
             except RayError as error:
-                self._fail(NoHealthyWorker(first_line(error)))
+                cause = getattr(error, "cause", None)
+                told = cause if isinstance(cause, ExlpoolError) else NoHealthyWorker("Its pool cannot be reached.")
+                self._fail(told, error)
             else:
                 self._failure = None
                 return
@@ -125,16 +128,17 @@ class ServedModel:
             raise
         self._front = front
 
-    def _fail(self, failure: ExlpoolError) -> None:
-        if str(failure) != str(self._failure):  # told once, not at every try
-            logger.error("Model %s cannot be served: %s", self.name, failure)
+    def _fail(self, failure: ExlpoolError, cause: Exception) -> None:
+        """Clients are told the failure, the log its cause."""
+        if failure.message != getattr(self._failure, "message", None):  # told once, not at every try
+            logger.error("Model %s cannot be served: %s", self.name, first_line(cause))
         self._failure = failure
 
     def _opening_ended(self, failure: BaseException | None) -> None:
         """Nobody foresaw a failure that gets here, so nothing is tried again."""
         if failure is not None:
             logger.error("Model %s cannot be served", self.name, exc_info=failure)
-            self._failure = NoHealthyWorker(f"{type(failure).__name__}: {first_line(failure)}")
+            self._failure = NoHealthyWorker(f"{type(failure).__name__}: {plain_reason(failure)}")
 
     def __repr__(self) -> str:
         state = "open" if self._front is not None else "failed" if self._failure is not None else "being opened"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from actors.errors import DeadlineExceeded, EngineFailure, WorkerDied
+from actors.errors import DeadlineExceeded, EngineFailure, NoHealthyWorker, WorkerDied
 from actors.front.attempt_output import AttemptLost, AttemptOutput
-from actors.front.run import MAX_ATTEMPTS, Run
+from actors.front.run import MAX_DEATHS, MAX_UNSENT, Run
 from actors.messages import Finished
 from actors.request.options import request_options
 from actors.request.prepare import PreparedRequest
@@ -65,21 +65,40 @@ async def test_a_result_within_the_limit_is_passed_on() -> None:
     assert finished is not None
 
 
+TAKEN_UP = AttemptLost("gone", taken_up=True)
+UNSENT = AttemptLost("gone before it could be sent")
+
+
 def test_what_has_shown_nothing_is_tried_again_a_few_times() -> None:
-    for attempt in range(1, MAX_ATTEMPTS):
-        run(attempt=attempt).raise_if_final(AttemptLost("gone"))
-        run(attempt=attempt).raise_if_final(EngineFailure("broken"))
-    with pytest.raises(WorkerDied, match="3 attempts of this request were lost, the last one: gone"):
-        run(attempt=MAX_ATTEMPTS).raise_if_final(AttemptLost("gone"))
-    with pytest.raises(EngineFailure, match="broken"):
-        run(attempt=MAX_ATTEMPTS).raise_if_final(EngineFailure("broken"))
+    for error, final in ((TAKEN_UP, WorkerDied), (EngineFailure("broken"), EngineFailure)):
+        tried = run()
+        for _ in range(1, MAX_DEATHS):
+            assert tried.pause_after(error) == 0.0
+        with pytest.raises(final) as caught:
+            tried.pause_after(error)
+        assert caught.value.retry_after_s is None, "the request itself may be the cause"
 
 
-def test_what_has_shown_something_cannot_begin_anew() -> None:
-    with pytest.raises(WorkerDied, match="while it was generating: gone"):
-        run(attempt=1, shown=True).raise_if_final(AttemptLost("gone"))
+def test_attempts_that_no_worker_had_are_no_deaths_under_the_request() -> None:
+    tried = run()
+    for _ in range(1, MAX_DEATHS):
+        tried.pause_after(TAKEN_UP)
+    for _ in range(1, MAX_UNSENT):
+        assert tried.pause_after(UNSENT) > 0.0
+    with pytest.raises(NoHealthyWorker, match="No worker could be reached") as caught:
+        tried.pause_after(UNSENT)
+    assert caught.value.retry_after_s is not None
+    with pytest.raises(WorkerDied, match="3 attempts of this request were lost while a worker had it"):
+        tried.pause_after(TAKEN_UP)
+
+
+def test_what_has_shown_something_cannot_begin_anew_here_and_says_that_it_can_be_sent_again() -> None:
+    for error in (TAKEN_UP, UNSENT):
+        with pytest.raises(WorkerDied, match=r"while it was generating: gone.*send the request again") as caught:
+            run(shown=True).pause_after(error)
+        assert caught.value.retry_after_s is not None
     with pytest.raises(EngineFailure):
-        run(attempt=1, shown=True).raise_if_final(EngineFailure("broken"))
+        run(shown=True).pause_after(EngineFailure("broken"))
 
 
 def test_an_admission_carries_what_is_left_of_the_time() -> None:

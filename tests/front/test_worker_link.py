@@ -221,7 +221,7 @@ async def test_an_attempt_that_waits_for_a_link_which_opens_and_breaks_at_once_w
     starting = asyncio.get_running_loop().create_task(link.start(replace(request(1), whole=True), output))
     await asyncio.sleep(0)
     link._opened()
-    link._break("it broke before anybody could use it")
+    link._break(ConnectionError("it broke before anybody could use it"))
     async with asyncio.timeout(WAIT_S):
         await starting
         *_, finished = await output.take()

@@ -9,7 +9,7 @@ import pytest
 
 from actors.messages import RefusalReason
 from actors.results import Priority
-from actors.scheduling.events import WorkerDown, WorkerDraining, WorkerExpected, WorkerLost
+from actors.scheduling.events import WorkerDown, WorkerDraining, WorkerExpected, WorkerLost, WorkerSuspected
 from actors.scheduling.records import RequestState
 from tests.scheduling.pool import Pool, pages, refusals, starts
 
@@ -209,16 +209,32 @@ def test_who_waits_longer_than_the_bound_is_refused_once() -> None:
 def test_who_waits_longer_than_its_own_time_limit_is_told_so(arrived_s: float) -> None:
     pool = Pool()
     pool.now_s = arrived_s
-    pool.handle(WorkerExpected("a"))
-    pool.submit("r", timeout_s=0.3)
-    pool.now_s = arrived_s + 0.3
+    pool.up(max_batch_size=1)
+    pool.submit("first")
+    pool.run("first")
+    pool.submit("r", timeout_s=10.3)
+    pool.now_s = arrived_s + 10.3
     refusal = refusals(pool.tick(0.0))["r"]
     assert refusal.reason is RefusalReason.DEADLINE
     assert refusal.retry_after_s is None
 
 
+@pytest.mark.parametrize("timeout_s", [0.3, None])
+@pytest.mark.parametrize("loss", ["expected", "down", "suspected"])
+def test_who_waits_in_vain_for_any_worker_at_all_is_told_when_to_come_back(loss: str, timeout_s: float | None) -> None:
+    pool = Pool(max_wait_s=2.0)
+    pool.handle(WorkerExpected("a"))
+    if loss != "expected":
+        pool.up()
+        pool.handle(WorkerDown("a#1", "it died") if loss == "down" else WorkerSuspected("a#1"))
+    pool.submit("r", timeout_s=timeout_s)
+    refusal = refusals(pool.tick(2.0))["r"]
+    assert refusal.reason is RefusalReason.NO_WORKER
+    assert refusal.retry_after_s is not None
+
+
 def test_class_batch_may_wait_longer() -> None:
-    pool = full_pool(max_wait_s=30.0, max_batch_wait_s=100.0)
+    pool = full_pool(max_wait_s=30.0, max_batch_wait_s=100.0, stall_timeout_s=1000.0)
     pool.submit("soon", priority=Priority.INTERACTIVE)
     pool.submit("late", priority=Priority.BATCH)
     pool.submit("own", priority=Priority.BATCH, timeout_s=60.0)
