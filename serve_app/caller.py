@@ -1,4 +1,4 @@
-"""Who asks: what authentication knows of a caller, as far as the API needs it."""
+"""Who asks, and since when: what the edge knows of a caller, as far as the API needs it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from starlette.requests import HTTPConnection
 
 from actors.results import Priority
+
+BEGAN_AT_S = "exlpool.began_at_s"
+"""Where the scope of a request says when its first byte was seen, in `time.monotonic()`."""
 
 
 @dataclass(frozen=True, slots=True)

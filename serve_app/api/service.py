@@ -12,6 +12,7 @@ from starlette.responses import Response
 from actors.errors import ExlpoolError
 from actors.results import Timing
 from serve_app.api.answer import Answer
+from serve_app.api.deadline import Deadline, note_first_byte
 from serve_app.api.disconnect import ClientGone, UntilClientGone
 from serve_app.api.generation import run_whole, stream
 from serve_app.api.options import own_names
@@ -45,6 +46,7 @@ class Service:
         :raises ExlpoolError: the request is wrong, was refused, or failed before any of its text was there.
         """
         observed = ObservedRequest(self._observer, endpoint)
+        note_first_byte(http)
         try:
             body, size = await parse_body(http, schema)
             async with UntilClientGone(http.receive):
@@ -66,7 +68,9 @@ class Service:
         self, http: Request, body: Body, size: int, prepare: Prepare[Body], observed: ObservedRequest
     ) -> Response:
         model = self._models.get(body.model)
-        answer = await prepare(model, body, size, caller_of(http), self._limits)
+        deadline = Deadline(http, body.timeout_s or self._limits.default_timeout_s)
+        answer = await deadline.within(prepare(model, body, size, caller_of(http), self._limits))
+        answer.jobs = deadline.imposed(answer.jobs)
         usage = UsageSum(body.n or 1, [len(job.token_ids) for job in answer.jobs])
         observed.start(model.name, usage)
         with own_names(body):
