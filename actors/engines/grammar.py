@@ -18,7 +18,7 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.errors import EngineFailure, InvalidRequest
+from actors.errors import EngineFailure
 from actors.request.grammar.host import GrammarHost, GrammarProcess, TooCostly, anonymous_file, send_order
 from actors.request.grammar.kinds import (
     COMPILE_CPU_S,
@@ -137,7 +137,7 @@ class GrammarMask:
             if given[0] is Word.REFUSED:
                 self._fail(given[1])
                 return
-            elif about_text:
+            if about_text:
                 self._complete = given[0] is Word.STOPPED
 
     def _fail_at_bound(self) -> None:

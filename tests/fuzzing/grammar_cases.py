@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -22,7 +23,7 @@ def random_grammar(random: Random) -> tuple[str, GrammarKind, str]:
 
 def _size(random: Random, largest: int) -> int:
     """Small ones as often as large ones."""
-    return max(1, round(largest ** random.random()))
+    return max(1, int(math.exp(random.random() * math.log(largest))))
 
 
 def _pattern(random: Random) -> str:
@@ -43,17 +44,16 @@ def _pattern(random: Random) -> str:
 
 
 def _leaf(random: Random) -> Schema:
-    return random.choice(
-        [
-            lambda: {"type": "string", "pattern": _pattern(random)},
-            lambda: {"type": "string", "minLength": _size(random, 10**6), "maxLength": _size(random, 10**7)},
-            lambda: {"type": "integer", "multipleOf": _size(random, 100_000)},
-            lambda: {"type": "number", "minimum": random.uniform(-1e9, 1), "maximum": random.uniform(1, 1e9)},
-            lambda: {"enum": [f"v{number}" for number in range(_size(random, 5000))]},
-            lambda: {"type": "string", "format": random.choice(["email", "date-time", "uuid", "hostname"])},
-            lambda: {"const": "x" * _size(random, 20_000)},
-        ]
-    )()
+    makers: list[Callable[[], Schema]] = [
+        lambda: {"type": "string", "pattern": _pattern(random)},
+        lambda: {"type": "string", "minLength": _size(random, 10**6), "maxLength": _size(random, 10**7)},
+        lambda: {"type": "integer", "multipleOf": _size(random, 100_000)},
+        lambda: {"type": "number", "minimum": random.uniform(-1e9, 1), "maximum": random.uniform(1, 1e9)},
+        lambda: {"enum": [f"v{number}" for number in range(_size(random, 5000))]},
+        lambda: {"type": "string", "format": random.choice(["email", "date-time", "uuid", "hostname"])},
+        lambda: {"const": "x" * _size(random, 20_000)},
+    ]
+    return random.choice(makers)()
 
 
 def _intersection(random: Random) -> tuple[GrammarKind, str]:

@@ -100,7 +100,11 @@ class CpuEngine:
         limits, batch = self._ready().limits, self._batch
         assert batch is not None
         return Capacity(
-            self._table.free_pages, limits.total_pages, len(batch), len(self._pending) + len(self._waiting), limits.max_batch_size
+            self._table.free_pages,
+            limits.total_pages,
+            len(batch),
+            len(self._pending) + len(self._waiting),
+            limits.max_batch_size,
         )
 
     def resident_pages(self) -> frozenset[bytes]:

@@ -109,7 +109,9 @@ class ExLlamaV2Engine:
         generator, limits = self._model.generator, self._model.limits
         active = len(generator.active_jobs)
         free = len(generator.unreferenced_pages) if generator.paged else (0 if active else limits.total_pages)
-        return Capacity(free, limits.total_pages, active, len(generator.pending_jobs) + len(self._waiting), limits.max_batch_size)
+        return Capacity(
+            free, limits.total_pages, active, len(generator.pending_jobs) + len(self._waiting), limits.max_batch_size
+        )
 
     def resident_pages(self) -> frozenset[bytes]:
         return self._model.generator.resident_pages()

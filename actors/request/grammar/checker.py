@@ -27,7 +27,7 @@ _READ_BYTES = 65536
 
 
 class GrammarChecker:
-    """Remembers its answers. What it does not know yet is compiled in another process, which ends where that takes too much.
+    """Remembers its answers. What it does not know yet is compiled in another process, which ends where it is too much.
 
     Nearly all grammars are compiled within milliseconds, and get no more time than QUICK_CPU_S at first, so that none
     waits for long behind one that takes for ever. Those that need more queue up for a second try.

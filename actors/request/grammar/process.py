@@ -161,9 +161,7 @@ def _told_refusal(
     return result
 
 
-def _serve_text(
-    matcher: Any, mask: bytes, order: tuple[float, int], connection: socket.socket, mask_fd: int
-) -> None:
+def _serve_text(matcher: Any, mask: bytes, order: tuple[float, int], connection: socket.socket, mask_fd: int) -> None:
     """In a text's process: after every token, say whether it is allowed and the text complete, then that the next mask
     is written."""
     step_cpu_s, size = order

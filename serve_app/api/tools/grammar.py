@@ -73,9 +73,7 @@ def _lists_all(schema: Mapping[str, Any]) -> bool:
     return all(name in listed for name in demanded if isinstance(name, str))
 
 
-def enforced_calls(
-    tool_format: ToolFormat, tools: Sequence[Tool], *, parallel: bool, refused: RefusedSchemas
-) -> str:
+def enforced_calls(tool_format: ToolFormat, tools: Sequence[Tool], *, parallel: bool, refused: RefusedSchemas) -> str:
     """Calls of these tools and nothing else: one, or one and more if both the format and `parallel` allow it.
 
     :raises InvalidRequest: the parameters of a tool cannot be enforced.

@@ -123,6 +123,4 @@ def _grammar(
             "use tool_choice none or required.",
             param=constraint.param,
         )
-    return optional_calls(
-        tool_format, tools, parallel=parallel, refused=refused, document_schema=constraint.source
-    )
+    return optional_calls(tool_format, tools, parallel=parallel, refused=refused, document_schema=constraint.source)

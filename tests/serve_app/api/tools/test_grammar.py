@@ -20,8 +20,8 @@ from serve_app.api.response_format import Constraint
 from serve_app.api.tools import Tool, ToolChoice, ToolPlan, plan_tools, usable_plan
 from serve_app.api.tools.grammar import RefusedSchemas, schema_of
 from serve_app.models.tool_format import FORMATS, ToolFormat, added_tokens, detect_format
-from tests.properties import examples
 from tests.checking import shared_checker
+from tests.properties import examples
 from tests.serve_app.api.tools.offered import ADD, NOW, TAG, TOOLS, WEATHER, check_call
 from tests.serve_app.api.tools.reading import Reading, joined
 
