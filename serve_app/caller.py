@@ -1,4 +1,4 @@
-"""Who asks: what authentication knows of a caller, as far as the API needs it."""
+"""Who asks, and since when: what the edge knows of a caller, as far as the API needs it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from starlette.types import Scope
 
 from actors.results import Priority
 
+BEGAN_AT_S = "exlpool.began_at_s"
+"""Where the scope of a request says when its first byte was seen, in `time.monotonic()`."""
 OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 """Answered to everybody: load balancers have no key, and a browser cannot show one before it has the page that asks
 for it."""

@@ -145,7 +145,7 @@ class Front:
 
     async def _begin(self, prompt: Prompt, options: RequestOptions) -> Run:
         started_at_s = time.monotonic()
-        deadline_s = None if options.timeout_s is None else started_at_s + options.timeout_s
+        deadline_s = None if options.timeout_s is None else started_at_s + options.timeout_s - options.spent_s
         arguments = (self.encoder, prompt, options, self._welcome.limits, self._welcome.default_max_new_tokens)
         if _is_quick(prompt):
             request = prepare(*arguments)

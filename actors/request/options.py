@@ -25,6 +25,8 @@ class RequestOptions:
     priority: Priority = Priority.DEFAULT
     tenant: str = ""
     timeout_s: float | None = None
+    spent_s: float = 0.0
+    """What had passed of `timeout_s` before the pool was asked."""
     template: TemplateOptions = field(default_factory=TemplateOptions)
     """How chat messages are rendered."""
 

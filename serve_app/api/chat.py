@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from actors.errors import InvalidRequest, UnsupportedParameter
 from actors.request.prompt import TemplateOptions
 from actors.results import Delta
 from serve_app.api.answer import check_choices, make_jobs, require_consistent_stream
 from serve_app.api.chat_choice import ChatChoiceText
-from serve_app.api.chat_input import make_plan, require_free_variables, template_messages
+from serve_app.api.chat_input import make_plan, require_free_variables, template_messages, wanted_form
 from serve_app.api.generation import Job
 from serve_app.api.options import own_names, pool_options
 from serve_app.api.schemas.chat import ChatCompletion, ChatCompletionRequest
 from serve_app.api.schemas.common import UsageModel
 from serve_app.api.sse import ChunkWriter, Identity
-from serve_app.api.tools import ToolPlan
+from serve_app.api.tools import ToolPlan, usable_plan
 from serve_app.caller import Caller
 from serve_app.config import ApiLimits
 from serve_app.models.served import ServedModel
-from serve_app.models.text import ModelText
 
 
 class ChatAnswer:
@@ -68,7 +68,7 @@ async def prepare_chat(
     _refuse_unsupported(request)
     check_choices(1, request.n or 1, limits)
     text = model.text
-    plan = await _plan(text, request)
+    plan = await _plan(model, request)
     options = pool_options(request, caller, model.default_priority, limits, plan.sampling())
     with own_names(request):
         token_ids = await text.encode(
@@ -96,13 +96,17 @@ def _refuse_unsupported(request: ChatCompletionRequest) -> None:
         )
 
 
-async def _plan(text: ModelText, request: ChatCompletionRequest) -> ToolPlan:
-    """What tools and response format mean. Grammars are compiled off the event loop."""
+async def _plan(model: ServedModel, request: ChatCompletionRequest) -> ToolPlan:
+    """What tools and response format mean. Grammars may be long, and are written off the event loop."""
     formed = request.response_format is not None and request.response_format.type != "text"
     guided = (request.guided_json, request.guided_regex, request.guided_grammar)
-    if request.tools or formed or any(source is not None for source in guided):
-        return await asyncio.to_thread(make_plan, text, request)
-    return make_plan(text, request)
+    if not (request.tools or formed or any(source is not None for source in guided)):
+        return make_plan(model.text, request, None)
+    constraint = await asyncio.to_thread(wanted_form, request)
+    if constraint is not None:
+        await constraint.check(model.grammars)
+    make = partial(asyncio.to_thread, make_plan, model.text, request, constraint)
+    return await usable_plan(make, model.grammars)
 
 
 def _template_options(request: ChatCompletionRequest, plan: ToolPlan) -> TemplateOptions:

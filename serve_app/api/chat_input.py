@@ -8,9 +8,9 @@ from typing import Any
 
 from actors.errors import InvalidRequest
 from actors.request.chat_template import require_free_names
-from serve_app.api.response_format import ResponseFormat, text_constraint
+from serve_app.api.response_format import Constraint, ResponseFormat, text_constraint
 from serve_app.api.schemas.chat import ChatCompletionRequest, ChatMessage, NamedToolChoice, ToolDefinition
-from serve_app.api.tools import Tool, ToolChoice, ToolPlan, plan_tools
+from serve_app.api.tools import RefusedSchemas, Tool, ToolChoice, ToolPlan, plan_tools
 from serve_app.models.text import ModelText
 
 
@@ -19,23 +19,36 @@ def require_free_variables(variables: Mapping[str, Any] | None) -> None:
     require_free_names(variables or {}, param="chat_template_kwargs")
 
 
-def make_plan(text: ModelText, request: ChatCompletionRequest) -> ToolPlan:
-    """What tools and response format mean.
+def wanted_form(request: ChatCompletionRequest) -> Constraint | None:
+    """What response format and `guided_*` mean.
 
-    :raises InvalidRequest: they are wrong, or cannot be enforced.
+    :raises InvalidRequest: they are wrong.
     """
-    constraint = text_constraint(
+    return text_constraint(
         _response_format(request),
         guided_json=request.guided_json,
         guided_regex=request.guided_regex,
         guided_grammar=request.guided_grammar,
     )
+
+
+def make_plan(
+    text: ModelText,
+    request: ChatCompletionRequest,
+    constraint: Constraint | None,
+    refused: RefusedSchemas | None = None,
+) -> ToolPlan:
+    """What tools mean beside the form that is wanted.
+
+    :raises InvalidRequest: they are wrong.
+    """
     return plan_tools(
         None if request.tools is None else [tool_of(definition) for definition in request.tools],
         _tool_choice(request),
         parallel=request.parallel_tool_calls is not False,
         tool_format=text.tool_format,
         constraint=constraint,
+        refused=refused,
     )
 
 

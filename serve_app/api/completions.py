@@ -93,7 +93,7 @@ async def prepare_completion(
     _refuse_unsupported(request, n)
     check_choices(len(request.prompts), n, limits)
     text = model.text
-    constraint = await _constraint(request)
+    constraint = await _constraint(model, request)
     options = pool_options(
         request, caller, model.default_priority, limits, {} if constraint is None else constraint.sampling()
     )
@@ -121,16 +121,19 @@ def _refuse_unsupported(request: CompletionRequest, n: int) -> None:
         )
 
 
-async def _constraint(request: CompletionRequest) -> Constraint | None:
+async def _constraint(model: ServedModel, request: CompletionRequest) -> Constraint | None:
     sources = (request.guided_json, request.guided_regex, request.guided_grammar)
     if all(source is None for source in sources):
         return None
-    return await asyncio.to_thread(
+    constraint = await asyncio.to_thread(
         text_constraint,
         guided_json=request.guided_json,
         guided_regex=request.guided_regex,
         guided_grammar=request.guided_grammar,
     )
+    if constraint is not None:
+        await constraint.check(model.grammars)
+    return constraint
 
 
 def _echo(request: CompletionRequest, number: int, job: Job, text: ModelText) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from actors.errors import InvalidRequest
-from actors.request.grammar import GrammarKind, check_grammar
+from actors.request.grammar.checker import GrammarChecker
+from actors.request.grammar.kinds import GrammarKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,19 +24,23 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A grammar that the completion matches; `param` is the field of the request that asked for it."""
+    """A grammar that the completion matches; `param` is the field of the request that asked for it, `subject` what a
+    message calls the grammar, by default `param`."""
 
     kind: GrammarKind
     source: str
     param: str
+    subject: str | None = None
 
     def sampling(self) -> dict[str, str]:
         """The field of `SamplingParams` that says it."""
         return {self.kind: self.source}
 
-    def check(self) -> None:
-        """:raises InvalidRequest: it cannot be compiled."""
-        check_grammar(self.kind, self.source, param=self.param)
+    async def check(self, grammars: GrammarChecker) -> None:
+        """:raises InvalidRequest: it cannot be compiled.
+        :raises Overloaded: too many others are being compiled.
+        """
+        await grammars.check(self.kind, self.source, param=self.param, subject=self.subject)
 
 
 def text_constraint(
@@ -45,11 +50,11 @@ def text_constraint(
     guided_regex: str | None = None,
     guided_grammar: str | None = None,
 ) -> Constraint | None:
-    """The one constraint that these fields ask for, checked; None: any text.
+    """The one constraint that these fields ask for; None: any text. Whether it can be compiled is still to be checked.
 
     A JSON schema binds whether `strict` or not: there is no weaker promise worth keeping.
 
-    :raises InvalidRequest: more than one of them, or one that cannot be compiled; `param` names the field.
+    :raises InvalidRequest: more than one of them, or one that is no JSON; `param` names the field.
     """
     found = [] if response_format is None else _of_format(response_format)
     if guided_json is not None:
@@ -62,10 +67,7 @@ def text_constraint(
     if len(found) > 1:
         names = " and ".join(one.param for one in found)
         raise InvalidRequest(f"{names} exclude each other: give one.", param=found[1].param)
-    if not found:
-        return None
-    found[0].check()
-    return found[0]
+    return found[0] if found else None
 
 
 def _of_format(response_format: ResponseFormat) -> list[Constraint]:

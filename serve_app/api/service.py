@@ -12,6 +12,7 @@ from starlette.responses import Response
 from actors.errors import ExlpoolError
 from actors.results import Timing
 from serve_app.api.answer import Answer
+from serve_app.api.deadline import Deadline, note_first_byte
 from serve_app.api.disconnect import ClientGone, UntilClientGone
 from serve_app.api.generation import most_tokens, run_whole, stream
 from serve_app.api.options import own_names
@@ -45,6 +46,7 @@ class Service:
         :raises ExlpoolError: the request is wrong, was refused, or failed before any of its text was there.
         """
         observed = ObservedRequest(self._observer, endpoint)
+        note_first_byte(http)
         try:
             body, size = await parse_body(http, schema)
             async with UntilClientGone(http.receive):
@@ -67,10 +69,12 @@ class Service:
     ) -> Response:
         model = self._models.get(body.model)
         caller = caller_of(http)
-        answer = await prepare(model, body, size, caller, self._limits)
+        deadline = Deadline(http, body.timeout_s or self._limits.default_timeout_s)
+        answer = await deadline.within(prepare(model, body, size, caller, self._limits))
         if caller.budget is not None:
             with own_names(body):
-                await caller.budget.reserve(most_tokens(model.front, answer.jobs, body.n or 1))
+                await deadline.within(caller.budget.reserve(most_tokens(model.front, answer.jobs, body.n or 1)))
+        answer.jobs = deadline.imposed(answer.jobs)
         usage = UsageSum(body.n or 1, [len(job.token_ids) for job in answer.jobs])
         observed.start(model.name, usage)
         with own_names(body):

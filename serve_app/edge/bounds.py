@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from actors.errors import ExlpoolError
+from serve_app.caller import BEGAN_AT_S
 from serve_app.edge.errors import BadContentLength, BodyTooLarge, BodyTooSlow, HeadersTooLarge, UnknownTransferCoding
 from serve_app.edge.request_id import HEADER
 from serve_app.errors import error_response
@@ -54,6 +56,7 @@ class BodyBounds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope[BEGAN_AT_S] = time.monotonic()
         try:
             body = await self._read(Headers(scope=scope), receive)
         except ExlpoolError as error:

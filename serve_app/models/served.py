@@ -15,6 +15,7 @@ from actors.front.front import Front
 from actors.messages import WorkerLimits
 from actors.ray_failures import plain_reason
 from actors.request.checks import room_tokens
+from actors.request.grammar.checker import GrammarChecker
 from actors.results import Priority
 from actors.supervisor import Supervisor
 from serve_app.errors import ModelNotFound
@@ -40,6 +41,7 @@ class ServedModel:
         self.name = name
         self.created = created
         self.default_priority = default_priority
+        self.grammars = GrammarChecker()
         self._dispatcher = dispatcher
         self._readiness = Readiness(dispatcher)
         self._tasks = Supervisor(f"model {name}")
@@ -57,6 +59,7 @@ class ServedModel:
         self._tasks.shut_down()
         await self._tasks.wait_closed()
         await self._readiness.close()
+        self.grammars.close()
         if self._front is not None:
             await self._front.close()
 

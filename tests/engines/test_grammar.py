@@ -10,13 +10,13 @@ from tokenizers import Tokenizer
 
 from actors.builtin_model import builtin_model_path
 from actors.engines.grammar import (
-    GrammarCompiler,
     GrammarMask,
+    Grammars,
     token_mask,
     words_needed,
 )
 from actors.errors import InvalidRequest
-from actors.request.grammar import MAX_GRAMMAR_CHARACTERS, GrammarKind
+from actors.request.grammar.kinds import MAX_GRAMMAR_CHARACTERS, GrammarKind
 from tests.properties import examples
 
 EOS = 2
@@ -38,8 +38,8 @@ VOCABULARY = TOKENIZER.get_vocab()
 
 
 @pytest.fixture(scope="module")
-def compiler() -> GrammarCompiler:
-    return GrammarCompiler(TOKENIZER_JSON, vocab_size=VOCAB_SIZE, eos_token_ids=[EOS])
+def compiler() -> Grammars:
+    return Grammars(TOKENIZER_JSON, vocab_size=VOCAB_SIZE, eos_token_ids=[EOS])
 
 
 def allowed(mask: GrammarMask) -> list[int]:
@@ -61,7 +61,7 @@ def random_text(mask: GrammarMask, random: Random) -> str:
 
 @examples(25)
 @given(seed=st.integers(0, 2**32))
-def test_random_choices_under_a_schema_are_valid_compact_json(compiler: GrammarCompiler, seed: int) -> None:
+def test_random_choices_under_a_schema_are_valid_compact_json(compiler: Grammars, seed: int) -> None:
     text = random_text(compiler.mask("json_schema", PERSON), Random(seed))
     value = json.loads(text)
     assert list(value) == ["name", "age"]
@@ -73,17 +73,17 @@ def test_random_choices_under_a_schema_are_valid_compact_json(compiler: GrammarC
 
 @examples(25)
 @given(seed=st.integers(0, 2**32))
-def test_random_choices_under_a_regex_match_it(compiler: GrammarCompiler, seed: int) -> None:
+def test_random_choices_under_a_regex_match_it(compiler: Grammars, seed: int) -> None:
     text = random_text(compiler.mask("regex", r"(yes|no), [a-c]{1,4}\."), Random(seed))
     assert re.fullmatch(r"(yes|no), [a-c]{1,4}\.", text)
 
 
-def test_lark_grammars_work(compiler: GrammarCompiler) -> None:
+def test_lark_grammars_work(compiler: Grammars) -> None:
     text = random_text(compiler.mask("lark", 'start: "a" "b"* "!"'), Random(1))
     assert re.fullmatch("ab*!", text)
 
 
-def test_a_complete_grammar_allows_only_the_end(compiler: GrammarCompiler) -> None:
+def test_a_complete_grammar_allows_only_the_end(compiler: Grammars) -> None:
     mask = compiler.mask("regex", "a")
     assert not mask.complete
     mask.accept(VOCABULARY["a"])
@@ -91,19 +91,20 @@ def test_a_complete_grammar_allows_only_the_end(compiler: GrammarCompiler) -> No
     assert allowed(mask) == [EOS]
 
 
-def test_states_of_one_grammar_are_independent(compiler: GrammarCompiler) -> None:
+def test_states_of_one_grammar_are_independent(compiler: Grammars) -> None:
     first = compiler.mask("regex", "abab")
     before = allowed(first)
     first.accept(VOCABULARY["a"])
-    fork = first.fork()
-    assert allowed(compiler.mask("regex", "abab")) == before
-    fork.accept(VOCABULARY["b"])
-    assert allowed(first) != allowed(fork)
+    second = compiler.mask("regex", "abab")
+    assert allowed(second) == before
+    second.accept(VOCABULARY["a"])
+    second.accept(VOCABULARY["b"])
+    assert allowed(first) != allowed(second)
     first.accept(VOCABULARY["b"])
-    assert allowed(first) == allowed(fork)
+    assert allowed(first) == allowed(second)
 
 
-def test_a_token_against_the_grammar_is_an_error(compiler: GrammarCompiler) -> None:
+def test_a_token_against_the_grammar_is_an_error(compiler: Grammars) -> None:
     mask = compiler.mask("regex", "ab")
     with pytest.raises(InvalidRequest):
         mask.accept(VOCABULARY["b"])
@@ -129,23 +130,16 @@ def test_a_token_against_the_grammar_is_an_error(compiler: GrammarCompiler) -> N
     ],
 )
 def test_a_bad_grammar_is_refused_with_the_reason(
-    compiler: GrammarCompiler, kind: GrammarKind, source: str, reason: str
+    compiler: Grammars, kind: GrammarKind, source: str, reason: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=f"^{kind} cannot be used: .*{reason}") as caught:
-        compiler.check(kind, source)
+        compiler.mask(kind, source)
     assert caught.value.param == kind
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 500
 
 
-def test_a_front_checks_with_nothing_but_the_tokenizer() -> None:
-    compiler = GrammarCompiler(TOKENIZER_JSON)
-    compiler.check("json_schema", PERSON)
-    with pytest.raises(InvalidRequest):
-        compiler.check("regex", "[")
-
-
-def test_whitespace_stays_compact_whatever_the_schema_says(compiler: GrammarCompiler) -> None:
+def test_whitespace_stays_compact_whatever_the_schema_says(compiler: Grammars) -> None:
     schema = json.dumps(json.loads(PERSON) | {"x-guidance": {"whitespace_flexible": True}})
     mask = compiler.mask("json_schema", schema)
     mask.accept(VOCABULARY["{"])
@@ -154,7 +148,9 @@ def test_whitespace_stays_compact_whatever_the_schema_says(compiler: GrammarComp
 
 
 def test_the_cache_is_bounded_and_keeps_the_last_used() -> None:
-    compiler = GrammarCompiler(TOKENIZER_JSON, max_cached=2)
-    for source in ("a", "b", "a", "c"):
-        compiler.check("regex", source)
-    assert [source for _, source in compiler._compiled] == ["a", "c"]
+    grammars = Grammars(TOKENIZER_JSON, vocab_size=VOCAB_SIZE, max_cached=2)
+    used = [grammars.want("regex", source)._process for source in ("a", "b", "a", "c", "a", "b")]
+    assert used[0] is used[2] is used[4]
+    assert used[1] is not used[5]
+    assert len(grammars._processes) == 2
+    grammars.close()

@@ -15,3 +15,7 @@ def try_cases(name: str, count: int) -> None:
 
 def test_keys_files() -> None:
     try_cases("keys_files", 25)
+
+
+def test_grammars() -> None:
+    try_cases("grammars", 6)

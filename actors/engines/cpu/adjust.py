@@ -28,6 +28,7 @@ class Adjuster:
     ) -> None:
         self._params = params
         self._vocab_size = vocab_size
+        self._end_set = frozenset(end_ids)
         self._end_ids = torch.tensor(end_ids, dtype=torch.long)
         self.grammar = grammar
         self._words = torch.zeros(words_needed(vocab_size), dtype=torch.int32).numpy()
@@ -67,8 +68,13 @@ class Adjuster:
         if self._generated < self._params.min_new_tokens:
             self._forbid_end(logits)
 
+    def announce(self, token_id: int) -> None:
+        """Let the grammar begin to think about a token that `accept` will note, while other jobs are seen to."""
+        if self.grammar is not None and token_id not in self._end_set:
+            self.grammar.feed(token_id)
+
     def accept(self, token_id: int) -> None:
-        """Note the token that was chosen.
+        """Note the token that was chosen, and announced.
 
         :raises InvalidRequest: the grammar turned out too complex.
         """
@@ -77,7 +83,7 @@ class Adjuster:
             if window is not None:
                 window.add(token_id)
         if self.grammar is not None:
-            self.grammar.accept(token_id)
+            self.grammar.settle()
 
     def _penalise_repetition(self, logits: Tensor, counts: Tensor) -> None:
         penalty = self._params.repetition_penalty

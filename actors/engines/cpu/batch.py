@@ -193,6 +193,9 @@ class Batch:
             tops = [jobs[place].job.params.logprobs or 0 for place in asked]
             found = token_logprobs(raw, [token_ids[place] for place in asked], tops)
             reports = dict(zip(asked, found, strict=True))
+        for job, token_id in zip(jobs, token_ids, strict=True):
+            if job not in failures:
+                job.adjuster.announce(token_id)
         for place, (job, token_id) in enumerate(zip(jobs, token_ids, strict=True)):
             if job in failures:
                 self._fail(job, failures[job], events)
@@ -224,6 +227,8 @@ class Batch:
         self._store(job)
         self._table.release(job.pages)
         self._rows.close(job.row)
+        if job.adjuster.grammar is not None:
+            job.adjuster.grammar.close()
         del self._jobs[job.row]
         if job in self._prefilling:
             self._prefilling.remove(job)

@@ -12,6 +12,7 @@ from actors.engines.checks import check_job
 from actors.engines.cpu.batch import Batch
 from actors.engines.cpu.loading import Loaded, load
 from actors.engines.grammar import GrammarMask
+from actors.engines.grammar_wait import GrammarWait
 from actors.errors import EngineFailure, InvalidRequest
 from actors.messages import WorkerLimits
 from actors.paging.table import PageTable
@@ -30,6 +31,7 @@ class CpuEngine:
         self._loaded: Loaded | None = None
         self._batch: Batch | None = None
         self._table = PageTable(0)
+        self._waiting = GrammarWait()
         self._pending: deque[tuple[EngineJob, GrammarMask | None]] = deque()
         self._live: set[int] = set()
         self._cancelled: set[int] = set()
@@ -38,7 +40,8 @@ class CpuEngine:
         if self._loaded is None or self._batch is None:
             return "<CpuEngine, not loaded>"
         return (
-            f"<CpuEngine with {self._loaded.limits.model}: {len(self._batch)} jobs run, {len(self._pending)} wait, "
+            f"<CpuEngine with {self._loaded.limits.model}: {len(self._batch)} jobs run, "
+            f"{len(self._pending) + len(self._waiting)} wait, "
             f"{self._table.free_pages} of {self._table.total_pages} pages free>"
         )
 
@@ -54,8 +57,11 @@ class CpuEngine:
         if job.job_id in self._live:
             raise InvalidRequest(f"Job {job.job_id} is there already.", param="job_id")
         source = job.params.grammar
-        grammar = None if source is None else loaded.grammars.mask(*source)
-        self._pending.append((job, grammar))
+        if source is None:
+            self._pending.append((job, None))
+        else:
+            wanted = loaded.grammars.want(*source)
+            self._waiting.add(job.job_id, wanted, lambda grammar: self._pending.append((job, grammar)))
         self._live.add(job.job_id)
 
     def cancel(self, job_id: int) -> None:
@@ -69,6 +75,7 @@ class CpuEngine:
         events: list[EngineEvent] = []
         if self._cancelled:
             self._end_cancelled(self._batch, events)
+        self._waiting.move(events, idle=not self._pending and not len(self._batch))
         while self._pending and self._batch.start(*self._pending[0], events):
             self._pending.popleft()
         self._batch.step(events)
@@ -76,6 +83,7 @@ class CpuEngine:
         return events
 
     def _end_cancelled(self, batch: Batch, events: list[EngineEvent]) -> None:
+        self._waiting.cancel(self._cancelled, events)
         waiting = [job for job, _ in self._pending if job.job_id in self._cancelled]
         self._pending = deque(item for item in self._pending if item[0].job_id not in self._cancelled)
         events.extend(
@@ -92,7 +100,11 @@ class CpuEngine:
         limits, batch = self._ready().limits, self._batch
         assert batch is not None
         return Capacity(
-            self._table.free_pages, limits.total_pages, len(batch), len(self._pending), limits.max_batch_size
+            self._table.free_pages,
+            limits.total_pages,
+            len(batch),
+            len(self._pending) + len(self._waiting),
+            limits.max_batch_size,
         )
 
     def resident_pages(self) -> frozenset[bytes]:
@@ -104,12 +116,15 @@ class CpuEngine:
     def reset(self) -> None:
         self._table.clear()
         self._pending.clear()
+        self._waiting.clear()
         self._live.clear()
         self._cancelled.clear()
         if self._loaded is not None:
             self._batch = Batch(self._loaded, self._table, self._config.chunk_tokens)
 
     def close(self) -> None:
+        if self._loaded is not None:
+            self._loaded.grammars.close()
         self._loaded = self._batch = None
         self.reset()
 

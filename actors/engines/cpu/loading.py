@@ -13,7 +13,7 @@ from actors.config import EngineConfig
 from actors.engines.base import ProgressCallback
 from actors.engines.cpu.cache import PagePool
 from actors.engines.cpu.model import PackedModel
-from actors.engines.grammar import GrammarCompiler
+from actors.engines.grammar import Grammars
 from actors.engines.model_dir import WeightKind, inspect_model_dir
 from actors.engines.text import TokenPieces
 from actors.errors import ModelError
@@ -54,7 +54,7 @@ class Loaded:
     model: PackedModel
     pool: PagePool
     pieces: TokenPieces
-    grammars: GrammarCompiler
+    grammars: Grammars
     limits: WorkerLimits
 
 
@@ -77,7 +77,7 @@ def load(config: EngineConfig, progress: ProgressCallback) -> Loaded:
     progress(LoadProgress("weights", next(steps), 3))
     tokenizer_json = (path / "tokenizer.json").read_text(encoding="utf-8")
     pieces = TokenPieces(_tokenizer(path, tokenizer_json))
-    grammars = GrammarCompiler(tokenizer_json, vocab_size=model.vocab_size, eos_token_ids=model.eos_token_ids)
+    grammars = Grammars(tokenizer_json, vocab_size=model.vocab_size, eos_token_ids=model.eos_token_ids)
     progress(LoadProgress("tokenizer", next(steps), 3))
     context_tokens = min(model.context_tokens, config.context_tokens or model.context_tokens)
     pages = _cache_pages(config, model, context_tokens)

@@ -18,6 +18,8 @@ from actors.engines.exllamav2.job import PoolJob
 from actors.engines.exllamav2.loading import LoadedModel, load_model
 from actors.engines.exllamav2.recovery import cuda_is_lost, is_fatal
 from actors.engines.exllamav2.track import JobTrack
+from actors.engines.grammar import GrammarMask
+from actors.engines.grammar_wait import GrammarWait
 from actors.errors import FatalEngineError
 from actors.messages import LoadProgress, WorkerLimits
 from actors.paging.hashes import page_hashes
@@ -38,6 +40,7 @@ class ExLlamaV2Engine:
         self._loader = loader
         self._loaded: LoadedModel | None = None
         self._tracks: dict[int, JobTrack] = {}
+        self._waiting = GrammarWait()
         self._cancelled: list[int] = []
         self._resident = ResidentPages()
         """The resident pages as they were last seen."""
@@ -56,20 +59,33 @@ class ExLlamaV2Engine:
         loaded = self._model
         check_job(job, loaded.limits)
         check_dry_range(job.params)
+        grammar = None if job.params.grammar is None else self._grammar_filter()
         pool_job = PoolJob(
             job,
             stop_token_ids=self._stop_token_ids(job.params),
             draft_tokens=loaded.generator.num_draft_tokens,
             vocab_size=loaded.limits.vocab_size,
-            grammar=self._grammar(job.params),
+            grammar=grammar,
             banned=BannedStrings(job.params.banned_strings, loaded.pieces) if job.params.banned_strings else None,
         )
         track = JobTrack(job, pool_job, loaded.pieces)
-        loaded.generator.enqueue(pool_job)
-        self._tracks[job.job_id] = track
+
+        def start() -> None:
+            loaded.generator.enqueue(pool_job)
+            self._tracks[job.job_id] = track
+
+        if grammar is None or job.params.grammar is None:
+            start()
+            return
+
+        def start_under(mask: GrammarMask) -> None:
+            grammar.use(mask)
+            start()
+
+        self._waiting.add(job.job_id, loaded.grammars.want(*job.params.grammar), start_under)
 
     def cancel(self, job_id: int) -> None:
-        if job_id in self._tracks:
+        if job_id in self._tracks or job_id in self._waiting:
             self._cancelled.append(job_id)
 
     def step(self) -> list[EngineEvent]:
@@ -77,6 +93,7 @@ class ExLlamaV2Engine:
         try:
             events = self._take_cancelled()
             generator = self._model.generator
+            self._waiting.move(events, idle=not generator.num_remaining_jobs())
             if generator.num_remaining_jobs():
                 events += self._run(generator)
             return events
@@ -86,13 +103,15 @@ class ExLlamaV2Engine:
             raise
 
     def has_work(self) -> bool:
-        return bool(self._tracks)
+        return bool(self._tracks or self._waiting)
 
     def capacity(self) -> Capacity:
         generator, limits = self._model.generator, self._model.limits
         active = len(generator.active_jobs)
         free = len(generator.unreferenced_pages) if generator.paged else (0 if active else limits.total_pages)
-        return Capacity(free, limits.total_pages, active, len(generator.pending_jobs), limits.max_batch_size)
+        return Capacity(
+            free, limits.total_pages, active, len(generator.pending_jobs) + len(self._waiting), limits.max_batch_size
+        )
 
     def resident_pages(self) -> frozenset[bytes]:
         return self._model.generator.resident_pages()
@@ -105,17 +124,22 @@ class ExLlamaV2Engine:
         return PageChanges(*self._resident.take_changes())
 
     def reset(self) -> None:
-        self._tracks.clear()
+        for job_id in list(self._tracks):
+            self._forget(job_id)
+        self._waiting.clear()
         self._cancelled.clear()
         self._model.generator.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def close(self) -> None:
-        self._tracks.clear()
+        for job_id in list(self._tracks):
+            self._forget(job_id)
+        self._waiting.clear()
         self._cancelled.clear()
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
+            loaded.grammars.close()
             loaded.unload()
             del loaded
             gc.collect()  # generator, sampler and jobs hold each other, and the cache
@@ -133,22 +157,26 @@ class ExLlamaV2Engine:
         eos = () if params.ignore_eos and params.grammar is None else self._model.limits.eos_token_ids
         return frozenset((*eos, *params.stop_token_ids))
 
-    def _grammar(self, params: SamplingParams) -> GrammarFilter | None:
-        if params.grammar is None:
-            return None
+    def _grammar_filter(self) -> GrammarFilter:
         limits = self._model.limits
-        mask = self._model.grammars.mask(*params.grammar)
-        return GrammarFilter(mask, limits.vocab_size, frozenset(limits.eos_token_ids))
+        return GrammarFilter(limits.vocab_size, frozenset(limits.eos_token_ids))
 
     def _take_cancelled(self) -> list[EngineEvent]:
         events: list[EngineEvent] = []
+        self._waiting.cancel(self._cancelled, events)
         for job_id in self._cancelled:
-            track = self._tracks.pop(job_id, None)
-            if track is not None:
+            if job_id in self._tracks:
+                track = self._forget(job_id)
                 self._model.generator.cancel(track.pool_job)
                 events.append(track.cancelled())
         self._cancelled.clear()
         return events
+
+    def _forget(self, job_id: int) -> JobTrack:
+        track = self._tracks.pop(job_id)
+        if track.pool_job.grammar is not None:
+            track.pool_job.grammar.close()
+        return track
 
     def _run(self, generator: PoolGenerator) -> list[EngineEvent]:
         step = generator.step()
@@ -164,7 +192,7 @@ class ExLlamaV2Engine:
             track = self._tracks[job.job_id]
             events += track.sampled()
             if track.over:
-                del self._tracks[job.job_id]
+                self._forget(job.job_id)
                 if job.end is None:
                     generator.cancel(job)
         return events

@@ -17,25 +17,31 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
     noted in `failure` instead of being raised, since an exception inside a step would cost all jobs of the batch.
     """
 
-    def __init__(self, mask: GrammarMask, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
+    def __init__(self, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
         super().__init__(None, None)
-        self._mask = mask
+        self._mask: GrammarMask | None = None
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._words = np.zeros(words_needed(vocab_size), dtype=np.int32)
         self.failure: InvalidRequest | None = None
+
+    def use(self, mask: GrammarMask) -> None:
+        """Before the job starts: the grammar is compiled."""
+        self._mask = mask
+
+    def close(self) -> None:
+        """The job is over. Whatever still holds it, its grammar's process ends."""
+        if self._mask is not None:
+            self._mask.close()
 
     def begin(self, prefix_str: str) -> None:
         """The completion begins behind the prompt, so there is nothing to go over."""
 
     def feed(self, token: torch.Tensor) -> None:
         token_id = int(token)
-        if self.failure is not None or token_id in self._eos_token_ids:
-            return
-        try:
-            self._mask.accept(token_id)
-        except InvalidRequest as error:
-            self.failure = error
+        if self.failure is None and token_id not in self._eos_token_ids:
+            assert self._mask is not None, "a job starts when its grammar is there"
+            self._mask.feed(token_id)
 
     def use_background_worker(self) -> bool:
         return True
@@ -45,6 +51,7 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
 
     def prepare_logit_mask(self) -> bool:
         if self.failure is None:
+            assert self._mask is not None, "a job starts when its grammar is there"
             try:
                 self._mask.allowed(self._words)
             except InvalidRequest as error:

@@ -21,7 +21,7 @@ from actors.engines.base import ProgressCallback
 from actors.engines.exllamav2.checks import supported_parameters
 from actors.engines.exllamav2.generator import PoolGenerator, PrefillBounds
 from actors.engines.exllamav2.weights import Weights, load_weights
-from actors.engines.grammar import GrammarCompiler
+from actors.engines.grammar import Grammars
 from actors.engines.model_dir import read_model_config
 from actors.engines.text import TokenPieces
 from actors.errors import ExlpoolError, ModelError
@@ -40,7 +40,7 @@ class LoadedModel:
     generator: PoolGenerator
     limits: WorkerLimits
     pieces: TokenPieces
-    grammars: GrammarCompiler
+    grammars: Grammars
     weights: Weights | None = None
 
     def unload(self) -> None:
@@ -126,7 +126,7 @@ def assemble(config: EngineConfig, path: Path, weights: Weights, tokenizer: ExLl
         supported_parameters=supported_parameters(drafting=drafting),
         reserve_tokens=draft_tokens,
     )
-    grammars = GrammarCompiler(tokenizer_json, vocab_size=limits.vocab_size, eos_token_ids=eos_token_ids)
+    grammars = Grammars(tokenizer_json, vocab_size=limits.vocab_size, eos_token_ids=eos_token_ids)
     return LoadedModel(generator, limits, TokenPieces(Tokenizer.from_str(tokenizer_json)), grammars, weights)
 
 

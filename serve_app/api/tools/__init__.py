@@ -6,6 +6,7 @@ template and the sampler; then one parser per choice (`plan.parser()`) turns the
     format = detect_format(encoder.template_source, added_tokens(encoder.tokenizer))   # once per model
     constraint = text_constraint(response_format, guided_regex=...)          # once per request; None: any text
     plan = plan_tools(tools, choice, tool_format=format, constraint=constraint)   # refuses with 400
+    plan = await usable_plan(make, grammars)                                 # the same, by a plan that can be compiled
     TemplateOptions(tools=plan.template_tools)                               # None: render without tools
     sampling_params(..., **plan.sampling())                                  # the grammar, if there is one
 
@@ -17,12 +18,15 @@ template and the sampler; then one parser per choice (`plan.parser()`) turns the
 A plan without offered tools passes text through, so a route needs no second path.
 """
 
+from serve_app.api.tools.checked import usable_plan
 from serve_app.api.tools.definitions import Tool, ToolChoice
 from serve_app.api.tools.events import TextPiece, ToolCallArguments, ToolCallStarted, ToolEvent
+from serve_app.api.tools.grammar import RefusedSchemas
 from serve_app.api.tools.parser import ToolCallParser
 from serve_app.api.tools.plan import ToolPlan, plan_tools
 
 __all__ = [
+    "RefusedSchemas",
     "TextPiece",
     "Tool",
     "ToolCallArguments",
@@ -32,4 +36,5 @@ __all__ = [
     "ToolEvent",
     "ToolPlan",
     "plan_tools",
+    "usable_plan",
 ]

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from actors.errors import InvalidRequest
-from actors.request.grammar import COMPACT_JSON, check_grammar
+from actors.request.grammar.kinds import COMPACT_JSON
 from serve_app.api.tools.definitions import Tool
 from serve_app.models.tool_format import ToolFormat
 
@@ -23,18 +24,29 @@ _SAYS_MORE = frozenset(
 """Keywords of an object that may allow or demand properties which it does not list."""
 
 
-def arguments_schema(tool: Tool) -> dict[str, Any]:
+RefusedSchemas = Mapping[str, InvalidRequest]
+"""Why schemas cannot be compiled, as far as that is known, by their source."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentsSchema:
+    """`subject` is what a message calls it."""
+
+    schema: dict[str, Any]
+    source: str
+    subject: str
+
+
+def schema_of(tool: Tool) -> ArgumentsSchema:
     """The schema of a tool's arguments, an object.
 
     Where it lists properties and says nothing of others, there are no others: a model under a grammar would go on
     inventing them, and what remains is still valid.
 
-    :raises InvalidRequest: it describes something else than an object, or cannot be compiled.
+    :raises InvalidRequest: it describes something else than an object.
     """
-    if tool.parameters is None:
-        return dict(_NO_ARGUMENTS)
-    schema = {"type": "object"} | dict(tool.parameters)
     subject = f"The parameters of tool {tool.name!r}"
+    schema = dict(_NO_ARGUMENTS) if tool.parameters is None else {"type": "object"} | dict(tool.parameters)
     if schema["type"] != "object":
         raise InvalidRequest(f"{subject} describe no object: their type is {schema['type']!r}.", param="tools")
     if _lists_all(schema):
@@ -43,8 +55,14 @@ def arguments_schema(tool: Tool) -> dict[str, Any]:
         source = json.dumps(schema)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"{subject} are not JSON: {error}.", param="tools") from None
-    check_grammar("json_schema", source, param="tools", subject=subject)
-    return schema
+    return ArgumentsSchema(schema, source, subject)
+
+
+def _usable_schema(tool: Tool, refused: RefusedSchemas) -> dict[str, Any]:
+    found = schema_of(tool)
+    if found.source in refused:
+        raise refused[found.source]
+    return found.schema
 
 
 def _lists_all(schema: Mapping[str, Any]) -> bool:
@@ -55,17 +73,22 @@ def _lists_all(schema: Mapping[str, Any]) -> bool:
     return all(name in listed for name in demanded if isinstance(name, str))
 
 
-def enforced_calls(tool_format: ToolFormat, tools: Sequence[Tool], *, parallel: bool) -> str:
+def enforced_calls(tool_format: ToolFormat, tools: Sequence[Tool], *, parallel: bool, refused: RefusedSchemas) -> str:
     """Calls of these tools and nothing else: one, or one and more if both the format and `parallel` allow it.
 
     :raises InvalidRequest: the parameters of a tool cannot be enforced.
     """
-    rules = _rules_of_calls(tool_format, [(tool.name, arguments_schema(tool)) for tool in tools], parallel)
+    rules = _rules_of_calls(tool_format, [(tool.name, _usable_schema(tool, refused)) for tool in tools], parallel)
     return "\n".join(["start: calls", *rules])
 
 
 def optional_calls(
-    tool_format: ToolFormat, tools: Sequence[Tool], *, parallel: bool, document_schema: str | None = None
+    tool_format: ToolFormat,
+    tools: Sequence[Tool],
+    *,
+    parallel: bool,
+    refused: RefusedSchemas,
+    document_schema: str | None = None,
 ) -> str:
     """Any text and calls in it; behind the opening mark nothing but a call can stand. With `document_schema`: either
     calls or a document that it accepts.
@@ -74,16 +97,16 @@ def optional_calls(
 
     :raises InvalidRequest: the parameters of a strict tool cannot be enforced.
     """
-    schemas = [(tool.name, _schema_if_possible(tool)) for tool in tools]
+    schemas = [(tool.name, _schema_if_possible(tool, refused)) for tool in tools]
     rules = _rules_of_calls(tool_format, schemas, parallel)
     if document_schema is not None:
         return "\n".join(["start: calls | document", f"document: {_json(json.loads(document_schema))}", *rules])
     return "\n".join([*_text_and_calls(tool_format, parallel), *rules])
 
 
-def _schema_if_possible(tool: Tool) -> dict[str, Any]:
+def _schema_if_possible(tool: Tool, refused: RefusedSchemas) -> dict[str, Any]:
     try:
-        return arguments_schema(tool)
+        return _usable_schema(tool, refused)
     except InvalidRequest:
         if tool.strict:
             raise

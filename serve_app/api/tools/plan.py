@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from actors.errors import InvalidRequest
-from actors.request.grammar import check_grammar
 from actors.results import FinishReason
 from serve_app.api.response_format import Constraint
 from serve_app.api.tools.definitions import Tool, ToolChoice, check_tools
-from serve_app.api.tools.grammar import enforced_calls, optional_calls
+from serve_app.api.tools.grammar import RefusedSchemas, enforced_calls, optional_calls
 from serve_app.api.tools.parser import ToolCallParser
 from serve_app.models.tool_format import FORMATS, ToolFormat
 
@@ -27,12 +26,17 @@ class ToolPlan:
     parallel: bool
     tool_format: ToolFormat | None
     constraint: Constraint | None
-    """The grammar of the whole completion, calls included."""
+    """The grammar of the whole completion, calls included. Whether it can be compiled is still to be checked."""
 
     @property
     def template_tools(self) -> list[dict[str, Any]] | None:
         """What the chat template is given as `tools`."""
         return [tool.as_openai() for tool in self.offered] or None
+
+    @property
+    def enforced(self) -> tuple[Tool, ...]:
+        """The tools whose schemas the grammar holds, if there is one about tools."""
+        return tuple(tool for tool in self.offered if self.choice.mode != "named" or tool.name == self.choice.name)
 
     def sampling(self) -> dict[str, str]:
         """The fields of `SamplingParams` that hold the model to the plan."""
@@ -65,11 +69,13 @@ def plan_tools(
     parallel: bool = True,
     tool_format: ToolFormat | None = None,
     constraint: Constraint | None = None,
+    refused: RefusedSchemas | None = None,
 ) -> ToolPlan:
     """The plan of one request. None stands for a field that the request leaves out: `choice` is then auto with tools.
 
     With choice none, the model does not learn of the tools, so it cannot call one. Demanded calls take the place of
-    `constraint`, which is about the content that there is none of.
+    `constraint`, which is about the content that there is none of. `refused` are schemas of arguments of which it is
+    known that they cannot be compiled.
 
     :raises InvalidRequest: tools or choice are wrong or contradict each other, the model's template knows no tools, or
         the parameters of a tool cannot be enforced. `param` names the field.
@@ -88,28 +94,33 @@ def plan_tools(
             f"({', '.join(FORMATS)}): leave tools out or use another model.",
             param="tools",
         )
-    source = _grammar(tools, choice, parallel, tool_format, constraint)
+    source = _grammar(tools, choice, parallel, tool_format, constraint, refused or {})
     if source is None:
         return ToolPlan(tuple(tools), choice, parallel, tool_format, None)
-    check_grammar("lark", source, param="tools", subject="The grammar of these tools")
-    return ToolPlan(tuple(tools), choice, parallel, tool_format, Constraint("lark", source, "tools"))
+    grammar = Constraint("lark", source, "tools", "The grammar of these tools")
+    return ToolPlan(tuple(tools), choice, parallel, tool_format, grammar)
 
 
 def _grammar(
-    tools: Sequence[Tool], choice: ToolChoice, parallel: bool, tool_format: ToolFormat, constraint: Constraint | None
+    tools: Sequence[Tool],
+    choice: ToolChoice,
+    parallel: bool,
+    tool_format: ToolFormat,
+    constraint: Constraint | None,
+    refused: RefusedSchemas,
 ) -> str | None:
     if choice.mode == "required":
-        return enforced_calls(tool_format, tools, parallel=parallel)
+        return enforced_calls(tool_format, tools, parallel=parallel, refused=refused)
     if choice.mode == "named":
         named = [tool for tool in tools if tool.name == choice.name]
-        return enforced_calls(tool_format, named, parallel=False)
+        return enforced_calls(tool_format, named, parallel=False, refused=refused)
     if constraint is None:
         strict = any(tool.strict for tool in tools)
-        return optional_calls(tool_format, tools, parallel=parallel) if strict else None
+        return optional_calls(tool_format, tools, parallel=parallel, refused=refused) if strict else None
     if constraint.kind != "json_schema" or not tool_format.opening:
         raise InvalidRequest(
             f"{constraint.param} cannot be combined with tools that the model may call or not: "
             "use tool_choice none or required.",
             param=constraint.param,
         )
-    return optional_calls(tool_format, tools, parallel=parallel, document_schema=constraint.source)
+    return optional_calls(tool_format, tools, parallel=parallel, refused=refused, document_schema=constraint.source)

@@ -9,13 +9,16 @@ import pytest
 import torch
 from exllamav2.generator import ExLlamaV2Sampler
 
+from actors.engines import grammar
 from actors.engines.exllamav2.job import PoolJob
 from actors.engines.exllamav2.settings import MAX_CANDIDATES, sampler_settings
 from actors.engines.exllamav2.weights import choose_attention
 from actors.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from actors.request.grammar.kinds import MAX_GRAMMAR_CHARACTERS
 from actors.results import FinishReason
 from actors.sampling import SamplingParams, sampling_params
-from tests.engines.exllamav2.running import greedy, job, prompt, reference, run
+from tests.bombs import ENDLESS_BEHIND_SIX, ENDLESS_LARK
+from tests.engines.exllamav2.running import greedy, job, note, prompt, reference, run
 from tests.engines.exllamav2.standin import make_engine
 
 
@@ -78,7 +81,7 @@ BAD_JOBS: list[tuple[str, dict[str, Any]]] = [
     ("nothing to generate", {"token_ids": [5], "max_new_tokens": 0}),
     ("a negative number of tokens", {"token_ids": [5], "max_new_tokens": -600}),
     ("a DRY range that the library asserts against", {"token_ids": [5], "dry_multiplier": 1.0, "dry_range": 10}),
-    ("a schema that is none", {"token_ids": [5], "json_schema": "{"}),
+    ("a schema that is too long", {"token_ids": [5], "json_schema": " " * (MAX_GRAMMAR_CHARACTERS + 1)}),
 ]
 
 
@@ -94,6 +97,38 @@ def test_what_would_poison_a_batch_is_refused_before_it_is_submitted(
         for event in engine.step():
             assert event.job_id == 0
     assert outcomes[0].started == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("start: nowhere", "nowhere"),
+        (ENDLESS_LARK, "to compile"),
+        (ENDLESS_BEHIND_SIX.replace("{6}", "{2}"), "what may come next"),
+    ],
+)
+def test_a_bad_grammar_ends_its_job_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str
+) -> None:
+    monkeypatch.setattr(grammar, "COMPILE_CPU_S", 0.25)
+    engine = make_engine(tmp_path)
+    outcomes = run(engine, [greedy(0, prompt(20), 20), job(1, prompt(20, 1), 20, lark=source)])
+    assert outcomes[0].token_ids == reference(prompt(20), 20)
+    assert outcomes[1].end.reason is FinishReason.ERROR
+    assert isinstance(outcomes[1].end.error, InvalidRequest)
+    assert reason in outcomes[1].end.error.message
+
+
+def test_a_job_that_waits_for_its_grammar_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar, "COMPILE_CPU_S", 3600.0)
+    engine = make_engine(tmp_path)
+    outcomes = run(engine, [greedy(0, prompt(20), 20), job(1, prompt(20, 1), 20, lark=ENDLESS_LARK)], steps=40)
+    assert outcomes[0].token_ids == reference(prompt(20), 20)
+    assert engine.capacity().pending_jobs == 1
+    engine.cancel(1)
+    note(outcomes, engine.step())
+    assert outcomes[1].end.reason is FinishReason.CANCELLED
+    assert not engine.has_work()
 
 
 def test_a_fault_in_one_jobs_sampler_ends_that_job_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -10,8 +11,15 @@ import pytest
 from actors.errors import InvalidRequest
 from actors.sampling import sampling_params
 from serve_app.api.response_format import Constraint, ResponseFormat, text_constraint
+from tests.checking import shared_checker
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+async def checked(fields: dict[str, Any]) -> None:
+    constraint = text_constraint(**fields)
+    assert constraint is not None
+    await constraint.check(shared_checker())
 
 
 def test_text_is_no_constraint() -> None:
@@ -80,6 +88,6 @@ def test_two_at_once_are_refused(fields: dict[str, Any], param: str) -> None:
 )
 def test_what_cannot_be_compiled_is_refused(fields: dict[str, Any], param: str, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason) as caught:
-        text_constraint(**fields)
+        asyncio.run(checked(fields))
     assert caught.value.param == param
     assert caught.value.status == 400

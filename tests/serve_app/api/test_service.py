@@ -68,10 +68,10 @@ def app_of(front: FakeFront) -> tuple[Any, RecordingObserver]:
     return create_api(Models([OpenModel(front)]), observer=observer), observer
 
 
-async def post(app: Any, **fields: Any) -> httpx.Response:
+async def post(app: Any, endpoint: str = "completions", **fields: Any) -> httpx.Response:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        return await client.post("/v1/completions", json={"model": "m", **fields})
+        return await client.post(f"/v1/{endpoint}", json={"model": "m", **fields})
 
 
 def error_code(response: httpx.Response) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from functools import cache
 from random import Random
@@ -13,13 +14,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from actors.builtin_model import builtin_model_path
-from actors.engines.grammar import GrammarCompiler, GrammarMask, token_mask, words_needed
+from actors.engines.grammar import GrammarMask, Grammars, token_mask, words_needed
 from actors.errors import InvalidRequest
-from actors.request.grammar import check_grammar
 from serve_app.api.response_format import Constraint
-from serve_app.api.tools import Tool, ToolChoice, ToolPlan, plan_tools
-from serve_app.api.tools.grammar import arguments_schema
+from serve_app.api.tools import Tool, ToolChoice, ToolPlan, plan_tools, usable_plan
+from serve_app.api.tools.grammar import RefusedSchemas, schema_of
 from serve_app.models.tool_format import FORMATS, ToolFormat, added_tokens, detect_format
+from tests.checking import shared_checker
 from tests.properties import examples
 from tests.serve_app.api.tools.offered import ADD, NOW, TAG, TOOLS, WEATHER, check_call
 from tests.serve_app.api.tools.reading import Reading, joined
@@ -42,7 +43,7 @@ class Vocabulary:
         added += [{**added[-1], "id": 2048 + i, "content": mark, "special": special} for i, mark in enumerate(marks)]
         self.size = 2048 + len(marks)
         self.tokenizer = Tokenizer.from_str(json.dumps(spec))
-        self.compiler = GrammarCompiler(json.dumps(spec), vocab_size=self.size, eos_token_ids=[EOS])
+        self.compiler = Grammars(json.dumps(spec), vocab_size=self.size, eos_token_ids=[EOS])
 
     def ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -94,6 +95,18 @@ def bound(name: str, words: Vocabulary) -> ToolFormat:
     tool_format = detect_format(None, added_tokens(words.tokenizer), configured=name)
     assert tool_format is not None
     return tool_format
+
+
+def usable(tools: list[Tool], choice: ToolChoice, name: str = "hermes", *, parallel: bool = True) -> ToolPlan:
+    """As the API plans: with a grammar that was compiled."""
+
+    async def planned() -> ToolPlan:
+        async def make(refused: RefusedSchemas) -> ToolPlan:
+            return plan_tools(tools, choice, parallel=parallel, tool_format=FORMATS[name], refused=refused)
+
+        return await usable_plan(make, shared_checker())
+
+    return asyncio.run(planned())
 
 
 def read(plan: ToolPlan, text: str) -> Reading:
@@ -193,13 +206,12 @@ def test_a_document_or_calls(seed: int, marked: bool) -> None:
 def test_every_grammar_passes_the_check_of_the_front(name: str, parallel: bool) -> None:
     strict = [Tool(name=tool.name, parameters=tool.parameters, strict=True) for tool in TOOLS]
     for choice in (ToolChoice("auto"), ToolChoice("required"), ToolChoice("named", "add")):
-        plan = plan_tools(strict, choice, parallel=parallel, tool_format=FORMATS[name])
-        check_grammar("lark", plan.sampling()["lark"], param="tools")
+        assert usable(strict, choice, name, parallel=parallel).sampling().keys() == {"lark"}
 
 
 def test_parameters_that_list_properties_have_no_others_unless_they_say_so() -> None:
     def of(**parameters: object) -> object:
-        return arguments_schema(Tool(name="f", parameters=parameters)).get("additionalProperties")
+        return schema_of(Tool(name="f", parameters=parameters)).schema.get("additionalProperties")
 
     listed = {"a": {"type": "string"}}
     assert of(properties=listed) is False
@@ -210,7 +222,7 @@ def test_parameters_that_list_properties_have_no_others_unless_they_say_so() -> 
     assert of(properties=listed, required=["b"]) is None
     assert of(properties=listed, required=["a"]) is False
     assert of() is None
-    assert arguments_schema(NOW) == {"type": "object", "properties": {}, "additionalProperties": False}
+    assert schema_of(NOW).schema == {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 @pytest.mark.parametrize(
@@ -231,16 +243,15 @@ def test_parameters_that_cannot_be_enforced_are_refused_by_the_tools_name(
 ) -> None:
     bad = Tool(name="bad", parameters=parameters)
     with pytest.raises(InvalidRequest, match=f"^The parameters of tool 'bad' .*{reason}") as caught:
-        plan_tools([NOW, bad], ToolChoice("required"), tool_format=FORMATS["hermes"])
+        usable([NOW, bad], ToolChoice("required"))
     assert caught.value.param == "tools"
     strict = Tool(name="bad", parameters=parameters, strict=True)
     with pytest.raises(InvalidRequest, match=r"^The parameters of tool 'bad'"):
-        plan_tools([NOW, strict], ToolChoice("auto"), tool_format=FORMATS["hermes"])
+        usable([NOW, strict], ToolChoice("auto"))
 
 
 def test_parameters_that_cannot_be_enforced_do_no_harm_where_they_need_not() -> None:
     loose = Tool(name="loose", parameters={"type": "object", "properties": {"a": {"uniqueItems": True}}})
     assert plan_tools([loose], ToolChoice("auto"), tool_format=FORMATS["hermes"]).sampling() == {}
-    plan = plan_tools([loose, TAG], ToolChoice("auto"), tool_format=FORMATS["hermes"])
-    check_grammar("lark", plan.sampling()["lark"], param="tools")
+    plan = usable([loose, TAG], ToolChoice("auto"))
     assert "uniqueItems" not in plan.sampling()["lark"]

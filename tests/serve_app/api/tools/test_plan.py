@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from actors.results import FinishReason
 from serve_app.api.response_format import Constraint
 from serve_app.api.tools import Tool, ToolCallParser, ToolChoice, plan_tools
 from serve_app.models.tool_format import FORMATS
+from tests.checking import shared_checker
 from tests.serve_app.api.tools.offered import ADD, NOW, TAG, TOOLS, WEATHER
 
 HERMES = FORMATS["hermes"]
@@ -108,8 +110,10 @@ def test_a_model_that_knows_no_calls_refuses_tools() -> None:
 def test_tools_that_are_too_much_together_are_refused() -> None:
     schema = {"type": "object", "properties": {"a": {"enum": ["x" * 100 + str(i) for i in range(50)]}}}
     tools = [Tool(name=f"t{i}", parameters=schema) for i in range(60)]
+    plan = plan_tools(tools, ToolChoice("required"), tool_format=HERMES)
+    assert plan.constraint is not None
     with pytest.raises(InvalidRequest, match="The grammar of these tools cannot be used: it is longer") as caught:
-        plan_tools(tools, ToolChoice("required"), tool_format=HERMES)
+        asyncio.run(plan.constraint.check(shared_checker()))
     assert caught.value.param == "tools"
 
 
