@@ -25,17 +25,23 @@ class GrammarMask:
     The mask has one bit per token id, the lowest bit of the first word for id 0, in `words_needed(vocab_size)` words.
     """
 
-    def __init__(self, matcher: LLMatcher, kind: GrammarKind) -> None:
+    def __init__(self, matcher: LLMatcher, kind: GrammarKind, known_words: int) -> None:
+        """`known_words` are the words of a mask over all tokens that the tokenizer knows."""
         self._matcher = matcher
         self._kind = kind
+        self._known_words = known_words
 
     def allowed(self, words: Words) -> None:
         """Write which tokens may come next into `words` (contiguous).
 
         :raises InvalidRequest: the grammar turned out too complex for this text.
         """
-        self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+        # A tokenizer may know more tokens than the model has logits.
+        found = words if len(words) >= self._known_words else np.zeros(self._known_words, dtype=np.int32)
+        self._matcher.unsafe_compute_mask_ptr(found.ctypes.data, found.nbytes)
         self._check()
+        if found is not words:
+            words[:] = found[: len(words)]
 
     def accept(self, token_id: int) -> None:
         """Go on by one token.
@@ -52,7 +58,7 @@ class GrammarMask:
 
     def fork(self) -> GrammarMask:
         """An independent copy of this state."""
-        return GrammarMask(self._matcher.deep_copy(), self._kind)
+        return GrammarMask(self._matcher.deep_copy(), self._kind, self._known_words)
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -106,11 +112,21 @@ class GrammarCompiler:
         except UnusableGrammar as error:
             raise refusal(str(error), param=kind) from None
         if self._tokenizer is None:
-            self._tokenizer = LLTokenizer(self._source, n_vocab=self._vocab_size, eos_token=self._eos_token_ids)
+            self._tokenizer = _tokenizer(self._source, self._vocab_size, self._eos_token_ids)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise refusal(matcher.get_error(), param=kind)
-        return GrammarMask(matcher, kind)
+        return GrammarMask(matcher, kind, words_needed(self._tokenizer.vocab_size))
+
+
+def _tokenizer(source: str, vocab_size: int | None, eos_token_ids: list[int] | None) -> Any:
+    """The library refuses ends that its tokenizer does not know, and fewer logits than the tokenizer has tokens."""
+    try:
+        return LLTokenizer(source, n_vocab=vocab_size, eos_token=eos_token_ids)
+    except ValueError:
+        known = int(LLTokenizer(source).vocab_size)
+        ends = [token_id for token_id in eos_token_ids or () if token_id < known] or None
+        return LLTokenizer(source, n_vocab=max(known, vocab_size or 0), eos_token=ends)
 
 
 def words_needed(vocab_size: int) -> int:
