@@ -158,3 +158,15 @@ def test_the_cache_is_bounded_and_keeps_the_last_used() -> None:
     for source in ("a", "b", "a", "c"):
         compiler.check("regex", source)
     assert [source for _, source in compiler._compiled] == ["a", "c"]
+
+
+@pytest.mark.parametrize(("vocab_size", "ends"), [(2048, [2, 5000]), (2080, [2, 2070]), (2080, [2070]), (1900, [2])])
+def test_a_tokenizer_and_logits_of_different_sizes_go_together(vocab_size: int, ends: list[int]) -> None:
+    source = (builtin_model_path() / "tokenizer.json").read_text()
+    mask = GrammarCompiler(source, vocab_size=vocab_size, eos_token_ids=ends).mask("regex", "[0-9]")
+    words = np.zeros(words_needed(vocab_size), dtype=np.int32)
+    mask.allowed(words)
+    text = Tokenizer.from_str(source)
+    assert {text.id_to_token(int(place)) for place in np.flatnonzero(token_mask(words, vocab_size))} == set(
+        "0123456789"
+    )

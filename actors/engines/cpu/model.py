@@ -24,8 +24,8 @@ from actors.errors import ModelError, first_line
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 _CHECK_TOKENS, _CHECK_CHUNKS, _CHECK_PEER_TOKENS = 24, (13, 7), 5
-_CHECK_REACH_TOKENS = 6
-"""What windows are made for the check: shorter than its chunks, so that they begin in all of its parts."""
+_CHECK_REACH_TOKENS = 3
+"""What windows are made for the check: so short that three of three, as blocks are counted, are shorter than it too."""
 _CHECK_TOLERANCE = 0.01
 _FORWARD_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError)
 
