@@ -1,4 +1,4 @@
-"""The CPU engine beside plain transformers: jobs that join, leave and share in any order, on models of several kinds."""
+"""The CPU engine beside plain transformers: jobs that join, leave and share in any order, on many kinds of models."""
 
 from __future__ import annotations
 
@@ -40,11 +40,19 @@ def try_case(random: Random) -> str:
 
 
 def make_jobs(random: Random) -> list[EngineJob]:
+    if random.random() < 0.1:
+        return many_of_one_beginning(random)
     beginnings = [prompt_ids(random.choice((100, 255, 256, 300, 512)), seed) for seed in range(2)]
     return [
         job(i, make_prompt(random, beginnings, i), random.choice((1, 2, 5, 12, 30)), seed=i, **make_params(random))
         for i in range(random.randint(1, 6))
     ]
+
+
+def many_of_one_beginning(random: Random) -> list[EngineJob]:
+    """Whose pages are few, and whose rows are more than there is room for."""
+    beginning = prompt_ids(512, 0)
+    return [job(i, (*beginning, *prompt_ids(1 + i, 30 + i)), 8, **make_params(random)) for i in range(8)]
 
 
 def make_prompt(random: Random, beginnings: list[tuple[int, ...]], number: int) -> tuple[int, ...]:

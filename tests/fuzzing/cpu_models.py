@@ -17,7 +17,7 @@ from tests.engines.cpu.harness import load_reference
 from tests.engines.cpu.random_models import EXPERTS, write_random_model
 
 VOCABULARY = 512
-CACHE_PAGES = 14
+CACHE_PAGES = 10
 TINY: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,

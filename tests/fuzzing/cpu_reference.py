@@ -28,7 +28,10 @@ def check_job(reference: Any, job: EngineJob, outcome: Outcome) -> None:
     made = list(outcome.token_ids)
     ended_by = outcome.end.stop_token_id
     steps = [*made, ended_by] if ended_by is not None else made
-    assert outcome.end.completion_tokens == len(steps)
+    if outcome.end.reason is FinishReason.CANCELLED:  # what was withheld then, inside a character, is not told
+        assert outcome.end.completion_tokens >= len(steps)
+    else:
+        assert outcome.end.completion_tokens == len(steps), f"job {job.job_id} counts {outcome.end.completion_tokens}"
     stops = set(job.params.stop_token_ids) | (set() if job.params.ignore_eos else {EOS})
     with torch.inference_mode():
         ids = torch.tensor([[*job.token_ids, *made]])
