@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -35,6 +36,8 @@ class ModelDirectory:
 
 
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+_SMALL_FLOAT = re.compile(r"F[468](_\w+)?")
+"""Floats of 4 to 8 bits, which come with scales beside them ("F8_E4M3", "F4"); F64 is a plain one."""
 _KIND_OF_METHOD = {"exl2": WeightKind.EXL2, "gptq": WeightKind.GPTQ, "exl3": WeightKind.EXL3}
 _KIND_OF_SUFFIX = {"q_weight": WeightKind.EXL2, "trellis": WeightKind.EXL3}
 
@@ -102,7 +105,7 @@ def _weight_kind(path: Path, config: dict[str, Any], files: TensorFiles) -> Weig
         method = str(settings.get("quant_method", "unknown"))
     elif "qweight" in files.suffixes:
         method = "gptq" if (path / "quantize_config.json").is_file() else "unknown"
-    elif any(dtype.startswith(("F8", "F4", "F6")) for dtype in files.bytes_of_dtype):
+    elif any(map(_SMALL_FLOAT.fullmatch, files.bytes_of_dtype)):
         method = "fp8"
     else:
         return WeightKind.UNQUANTISED

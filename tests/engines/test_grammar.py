@@ -154,3 +154,21 @@ def test_the_cache_is_bounded_and_keeps_the_last_used() -> None:
     assert used[1] is not used[5]
     assert len(grammars._processes) == 2
     grammars.close()
+
+
+@pytest.mark.parametrize(("vocab_size", "ends"), [(2048, [2, 5000]), (2080, [2, 2070]), (2080, [2070]), (1900, [2])])
+def test_a_tokenizer_and_logits_of_different_sizes_go_together(vocab_size: int, ends: list[int]) -> None:
+    grammars = Grammars(TOKENIZER_JSON, vocab_size=vocab_size, eos_token_ids=ends)
+    mask = grammars.mask("regex", "[0-9][a-c]")
+    text = Tokenizer.from_str(TOKENIZER_JSON)
+    seen = []
+    for token in ("0", "a"):
+        words = np.zeros(words_needed(vocab_size), dtype=np.int32)
+        mask.allowed(words)
+        seen.append({text.id_to_token(int(place)) for place in np.flatnonzero(token_mask(words, vocab_size))})
+        mask.accept(text.token_to_id(token))
+    grammars.close()
+    assert seen[0] >= set("0123456789")
+    assert seen[1] >= set("abc")
+    assert all(piece[0] in "0123456789" for piece in seen[0])
+    assert all(piece[0] in "abc" for piece in seen[1])

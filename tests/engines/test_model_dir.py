@@ -88,6 +88,16 @@ def test_eight_bit_floats_are_no_plain_weights(tmp_path: Path) -> None:
     assert "'fp8'" in problem(tmp_path)
 
 
+def test_a_type_is_known_by_its_whole_name(tmp_path: Path) -> None:
+    write_model(tmp_path, x__weight=HALF, y__weight=torch.zeros(4, dtype=torch.float64))
+    assert inspect_model_dir(tmp_path).kind is WeightKind.UNQUANTISED
+    for name in ("F4", "F6_E2M3", "F8_E8M0"):
+        header = {"a": {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}}
+        header["b"] = {"dtype": name, "shape": [8], "data_offsets": [2, 10]}
+        write_header(tmp_path / "model.safetensors", header, 10)
+        assert "'fp8'" in problem(tmp_path)
+
+
 def test_a_missing_directory_a_file_and_an_empty_directory(tmp_path: Path) -> None:
     assert "There is no model directory" in problem(tmp_path / "none")
     file = tmp_path / "file"

@@ -19,3 +19,7 @@ def test_keys_files() -> None:
 
 def test_grammars() -> None:
     try_cases("grammars", 6)
+
+
+def test_cpu_engine() -> None:
+    try_cases("cpu_engine", 24)

@@ -2,7 +2,7 @@
 
 transformers' models call `packed_attention` through `AttentionInterface`, under the name ATTENTION_NAME, in the place
 of their own attention. Which step they are in they know from the `StepHolder` that loading has put on each attention
-module.
+module, and which window, from a pass under PROBING_NAME: some models limit attention by their masks alone.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from actors.engines.cpu.cache import Block, Row
 
-ATTENTION_NAME = "exlpool_packed"
+ATTENTION_NAME, PROBING_NAME = "exlpool_packed", "exlpool_probing"
+_WINDOW = "exlpool_window"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,22 +41,45 @@ class AttentionStep(Protocol):
 
 
 class StepHolder:
-    """Where the attention modules of one model find the step that they are in."""
+    """Where the attention modules of one model find the step that they are in, and each layer its window."""
 
     def __init__(self) -> None:
         self.step: AttentionStep | None = None
+        self.windows: dict[int, int | None] = {}
 
 
 def packed_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """The signature is that of transformers' attention functions; the mask is not used."""
-    step: AttentionStep = module.exlpool_holder.step
-    options = Options(kwargs.get("scaling"), kwargs.get("sliding_window"), kwargs.get("softcap"), kwargs.get("s_aux"))
-    return step.attend(module.layer_idx, query, key, value, options), None
+    """The signature is that of transformers' attention functions. There is no mask: under this name, transformers makes
+    none."""
+    holder: StepHolder = module.exlpool_holder
+    assert holder.step is not None
+    layer = module.layer_idx
+    options = Options(kwargs.get("scaling"), holder.windows[layer], kwargs.get("softcap"), kwargs.get("s_aux"))
+    return holder.step.attend(layer, query, key, value, options), None
+
+
+def probing_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """`packed_attention` that finds out the layer's window: that of the mask which the layer would use, or what it says
+    itself where its mask is not as `noted_mask` has made it."""
+    window = getattr(attention_mask, _WINDOW, kwargs.get("sliding_window"))
+    module.exlpool_holder.windows[module.layer_idx] = window
+    return packed_attention(module, query, key, value, None, **kwargs)
+
+
+def noted_mask(*args: Any, local_size: int | None = None, **kwargs: Any) -> Tensor:
+    """A mask as transformers makes it, with a note of its window."""
+    mask: Tensor = eager_mask(*args, local_size=local_size, **kwargs)
+    setattr(mask, _WINDOW, local_size)
+    return mask
 
 
 AttentionInterface.register(ATTENTION_NAME, packed_attention)
+AttentionInterface.register(PROBING_NAME, probing_attention)
+AttentionMaskInterface.register(PROBING_NAME, noted_mask)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Options) -> Tensor:

@@ -34,7 +34,7 @@ class Batch:
         self._limits = loaded.limits
         self._chunk_tokens = chunk_tokens
         self._table = table
-        self._rows = RunningRows(loaded.model.shapes)
+        self._rows = RunningRows(loaded.model.shapes, loaded.limits.max_batch_size, loaded.rows_room_tokens)
         self._prefilling: list[RunningJob] = []
         self._jobs: dict[Row, RunningJob] = {}
 
@@ -42,10 +42,11 @@ class Batch:
         return len(self._jobs)
 
     def start(self, job: EngineJob, grammar: GrammarMask | None, events: list[EngineEvent]) -> bool:
-        """Take a job up if a slot and its pages are free; returns whether they were."""
-        if len(self._jobs) >= self._limits.max_batch_size:
+        """Take a job up if a slot, its pages and room for its row are free; returns whether they were."""
+        tokens = len(job.token_ids) + job.max_new_tokens
+        if len(self._jobs) >= self._limits.max_batch_size or not self._rows.has_room(tokens):
             return False
-        total_pages = pages_needed(len(job.token_ids) + job.max_new_tokens)
+        total_pages = pages_needed(tokens)
         if self._table.pages_required(job.page_hashes, total_pages) > self._table.free_pages:
             return False
         running = self._running_job(job, self._table.allocate(job.page_hashes, total_pages), grammar)
@@ -83,7 +84,7 @@ class Batch:
         return RunningJob(
             job,
             pages,
-            self._rows.open(len(job.token_ids)),
+            self._rows.open(len(job.token_ids), len(job.token_ids) + job.max_new_tokens),
             CompletionText(self._pieces, job.token_ids, stops),
             Adjuster(params, job.token_ids, self._limits.vocab_size, sorted(stop_ids), grammar),
             stop_ids,

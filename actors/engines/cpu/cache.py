@@ -7,16 +7,17 @@ copied from the row to the pool when it is full, and from the pool to a row when
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
+from torch import Tensor
 
 from actors.paging.hashes import PAGE_TOKENS
 
 BYTES_PER_VALUE = 4  # float32
-KEPT_BLOCK_BYTES = 2**26
-"""A block without rows is kept for the next ones if it is no larger."""
 SPACING_TOKENS = 16
 """Unused, behind each row of a block: rows a power of two of bytes apart would share the same few sets of the
 processor's caches (a third off the time of attention over 32 rows)."""
@@ -35,13 +36,15 @@ class LayerShape:
         return self.heads * (self.key_dim + self.value_dim) * BYTES_PER_VALUE
 
 
+_PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
+
 class _Store:
     """Keys and values of all layers, each (places, heads, tokens, dim), float32."""
 
-    def __init__(self, shapes: Sequence[LayerShape], places: int, tokens: int) -> None:
-        # Zeros, since attention multiplies what it masks by 0, and 0 times NaN is NaN.
-        self.keys = [torch.zeros(places, shape.heads, tokens, shape.key_dim) for shape in shapes]
-        self.values = [torch.zeros(places, shape.heads, tokens, shape.value_dim) for shape in shapes]
+    # Numbers from the first moment on, since attention multiplies what it masks by 0, and 0 times NaN is NaN.
+    keys: list[Tensor]
+    values: list[Tensor]
 
     def copy(self, place: int, start: int, source: _Store, source_place: int, source_start: int, tokens: int) -> None:
         here, there = slice(start, start + tokens), slice(source_start, source_start + tokens)
@@ -54,23 +57,31 @@ class PagePool(_Store):
     """The pages, as many as the page table has."""
 
     def __init__(self, shapes: Sequence[LayerShape], pages: int) -> None:
-        super().__init__(shapes, pages, PAGE_TOKENS)
+        self.keys = [torch.zeros(pages, shape.heads, PAGE_TOKENS, shape.key_dim) for shape in shapes]
+        self.values = [torch.zeros(pages, shape.heads, PAGE_TOKENS, shape.value_dim) for shape in shapes]
 
 
 class Block(_Store):
     """Rows of one capacity in tokens, side by side from the first place on: those that decode, `decoding` of them, then
-    those whose prompt is not through. So attention over all that decode needs no gathering."""
+    those whose prompt is not through. So attention over all that decode needs no gathering.
+
+    All its places are mapped at once, so that a row that joins moves none of the others. What has not been written
+    takes no memory, and a row that leaves gives its memory back to the system.
+    """
 
     def __init__(self, shapes: Sequence[LayerShape], places: int, capacity: int) -> None:
-        super().__init__(shapes, places, capacity + SPACING_TOKENS)
         self.capacity = capacity
-        self.places = places
         self.rows: list[Row] = []
         self.decoding = 0
+        tokens = capacity + SPACING_TOKENS
+        self._mapped: list[_Mapped] = []
+        self.keys = [self._map(places, shape.heads, tokens, shape.key_dim) for shape in shapes]
+        self.values = [self._map(places, shape.heads, tokens, shape.value_dim) for shape in shapes]
 
-    @property
-    def bytes(self) -> int:
-        return sum(tensor.numel() for tensor in (*self.keys, *self.values)) * BYTES_PER_VALUE
+    def _map(self, *shape: int) -> Tensor:
+        mapped = _Mapped(*shape)
+        self._mapped.append(mapped)
+        return mapped.tensor
 
     def exchange(self, first: int, second: int) -> None:
         """Let two rows change places."""
@@ -94,6 +105,8 @@ class Block(_Store):
             index = self.decoding
         self._move(len(self.rows) - 1, index)
         self.rows.pop()
+        for mapped in self._mapped:
+            mapped.forget(len(self.rows))
 
     def _move(self, source: int, place: int) -> None:
         """Let the row at `source` take a place that is free."""
@@ -105,15 +118,36 @@ class Block(_Store):
         row.index = place
 
 
+class _Mapped:
+    """Zeros (places, heads, tokens, dim), float32, that take memory only where they have been written to."""
+
+    def __init__(self, places: int, *shape: int) -> None:
+        self._place_bytes = prod(shape) * BYTES_PER_VALUE
+        self._memory = mmap.mmap(-1, places * self._place_bytes, **_PRIVATE)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            self._memory.madvise(mmap.MADV_NOHUGEPAGE)  # else the first token would take 2 MiB of each tensor
+        self.tensor = torch.frombuffer(self._memory, dtype=torch.float32).view(places, *shape)
+
+    def forget(self, place: int) -> None:
+        """What a place holds is not needed any more: numbers, but which, is open from here on."""
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        start = -(-place * self._place_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        stop = (place + 1) * self._place_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+        if start < stop:
+            self._memory.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+
 class Row:
     """The keys and values of one running sequence: its first `length` tokens are valid."""
 
-    __slots__ = ("block", "index", "length")
+    __slots__ = ("block", "index", "length", "reserved_tokens")
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, reserved_tokens: int) -> None:
         self.block = block
         self.index = len(block.rows)
         self.length = 0
+        self.reserved_tokens = reserved_tokens
         block.rows.append(self)
 
     def store_page(self, pool: PagePool, page: int, start: int, tokens: int) -> None:
@@ -129,16 +163,24 @@ class Row:
 class RunningRows:
     """The rows of all running sequences, in blocks by size class: a power of two of pages.
 
-    So a row is never padded to more than twice its length, or to one page.
+    So a row is never padded to more than twice its length, or to one page. No more than `room_tokens` tokens are taken
+    by the rows of at most `max_rows` sequences, counted as `row_tokens` of what each may grow to.
     """
 
-    def __init__(self, shapes: Sequence[LayerShape]) -> None:
+    def __init__(self, shapes: Sequence[LayerShape], max_rows: int, room_tokens: int) -> None:
         self._shapes = shapes
+        self._max_rows = max_rows
+        self._all_room_tokens = self._room_tokens = room_tokens
         self._blocks: dict[int, Block] = {}
 
-    def open(self, prompt_tokens: int) -> Row:
-        """A row for a prompt and the token behind it."""
-        return Row(self._block_with_room(_capacity(prompt_tokens + 1)))
+    def has_room(self, tokens: int) -> bool:
+        """Whether a sequence that grows to `tokens` tokens can have a row now."""
+        return row_tokens(tokens) <= self._room_tokens
+
+    def open(self, prompt_tokens: int, tokens: int) -> Row:
+        """A row for a prompt and the token behind it, that may grow to `tokens` tokens. There must be room for it."""
+        self._room_tokens -= row_tokens(tokens)
+        return Row(self._block(_capacity(prompt_tokens + 1)), row_tokens(tokens))
 
     def start_decoding(self, row: Row) -> None:
         """The row's prompt is through: from now on it decodes beside its peers."""
@@ -150,40 +192,34 @@ class RunningRows:
         """See that a row that decodes can take one more token."""
         if row.length < row.block.capacity:
             return
-        block = self._block_with_room(_capacity(row.length + 1))
+        block = self._block(_capacity(row.length + 1))
         block.copy(len(block.rows), 0, row.block, row.index, 0, row.length)
-        self.close(row)
+        row.block.remove(row.index)
         row.block, row.index = block, len(block.rows)
         block.rows.append(row)
         self.start_decoding(row)
 
     def close(self, row: Row) -> None:
         """Give a row back, wherever it is."""
-        block = row.block
-        block.remove(row.index)
-        if not block.rows and block.bytes > KEPT_BLOCK_BYTES:
-            del self._blocks[block.capacity]
+        row.block.remove(row.index)
+        self._room_tokens += row.reserved_tokens
 
     def decoding(self) -> list[Block]:
         """The blocks with rows that decode, the smallest capacity first."""
         return [self._blocks[capacity] for capacity in sorted(self._blocks) if self._blocks[capacity].decoding]
 
-    def _block_with_room(self, capacity: int) -> Block:
+    def _block(self, capacity: int) -> Block:
         block = self._blocks.get(capacity)
         if block is None:
-            block = self._blocks[capacity] = Block(self._shapes, 1, capacity)
-        if len(block.rows) < block.places:
-            return block
-        # Twice as many places, what is filled is copied. Rows keep their index and are told of their new block.
-        larger = Block(self._shapes, 2 * block.places, capacity)
-        filled = max(row.length for row in block.rows)
-        for to, of in zip((*larger.keys, *larger.values), (*block.keys, *block.values), strict=True):
-            to[: block.places, :, :filled] = of[:, :, :filled]
-        larger.rows, larger.decoding = block.rows, block.decoding
-        for row in larger.rows:
-            row.block = larger
-        self._blocks[capacity] = larger
-        return larger
+            # Every row in it may grow to its capacity at least, so no more of them can be open at once.
+            places = min(self._max_rows, self._all_room_tokens // (capacity + SPACING_TOKENS))
+            block = self._blocks[capacity] = Block(self._shapes, places, capacity)
+        return block
+
+
+def row_tokens(tokens: int) -> int:
+    """What a row that holds `tokens` tokens in the end is counted as."""
+    return _capacity(tokens) + SPACING_TOKENS
 
 
 def _capacity(tokens: int) -> int:

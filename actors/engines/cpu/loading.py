@@ -11,8 +11,9 @@ from tokenizers import Tokenizer
 from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
 from actors.engines.base import ProgressCallback
-from actors.engines.cpu.cache import PagePool
+from actors.engines.cpu.cache import SPACING_TOKENS, PagePool, row_tokens
 from actors.engines.cpu.model import PackedModel
+from actors.engines.end_tokens import read_eos_token_ids
 from actors.engines.grammar import Grammars
 from actors.engines.model_dir import WeightKind, inspect_model_dir
 from actors.engines.text import TokenPieces
@@ -21,6 +22,8 @@ from actors.messages import LoadProgress, WorkerLimits
 from actors.paging.hashes import PAGE_TOKENS, pages_needed
 
 DEFAULT_CACHE_BYTES = 2**30
+ROWS_PART_OF_FREE_MEMORY = 4
+"""Jobs that share pages may take a fourth of the memory that is free at load: several workers load on one machine."""
 SUPPORTED_PARAMETERS = frozenset(
     {
         "max_new_tokens",
@@ -49,10 +52,11 @@ _MEMORY_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model that is ready to generate, with its page pool."""
+    """A model that is ready to generate, with its page pool and room for the rows of running jobs."""
 
     model: PackedModel
     pool: PagePool
+    rows_room_tokens: int
     pieces: TokenPieces
     grammars: Grammars
     limits: WorkerLimits
@@ -73,15 +77,17 @@ def load(config: EngineConfig, progress: ProgressCallback) -> Loaded:
     torch.set_num_threads(config.cpu_threads)
     steps = iter(range(1, 4))
     progress(LoadProgress("weights", 0, 3))
-    model = PackedModel(path)
+    model = PackedModel(path, config.context_tokens)
+    eos_token_ids = read_eos_token_ids(path, model.vocab_size)
     progress(LoadProgress("weights", next(steps), 3))
     tokenizer_json = (path / "tokenizer.json").read_text(encoding="utf-8")
     pieces = TokenPieces(_tokenizer(path, tokenizer_json))
-    grammars = Grammars(tokenizer_json, vocab_size=model.vocab_size, eos_token_ids=model.eos_token_ids)
+    grammars = Grammars(tokenizer_json, vocab_size=model.vocab_size, eos_token_ids=eos_token_ids)
     progress(LoadProgress("tokenizer", next(steps), 3))
-    context_tokens = min(model.context_tokens, config.context_tokens or model.context_tokens)
+    context_tokens = model.context_tokens
     pages = _cache_pages(config, model, context_tokens)
-    pool = _reserve(model, pages)
+    rows_room_tokens = _rows_room_tokens(config, model, context_tokens, pages)
+    pool = _reserve(model, pages, rows_room_tokens, min(context_tokens, pages * PAGE_TOKENS))
     progress(LoadProgress("cache", next(steps), 3))
     limits = WorkerLimits(
         engine="cpu",
@@ -90,10 +96,10 @@ def load(config: EngineConfig, progress: ProgressCallback) -> Loaded:
         total_pages=pages,
         max_batch_size=config.max_batch_size,
         vocab_size=model.vocab_size,
-        eos_token_ids=model.eos_token_ids,
+        eos_token_ids=eos_token_ids,
         supported_parameters=SUPPORTED_PARAMETERS,
     )
-    return Loaded(model, pool, pieces, grammars, limits)
+    return Loaded(model, pool, rows_room_tokens, pieces, grammars, limits)
 
 
 def _tokenizer(path: Path, tokenizer_json: str) -> Tokenizer:
@@ -111,10 +117,24 @@ def _cache_pages(config: EngineConfig, model: PackedModel, context_tokens: int) 
     return max(1, min(wanted, DEFAULT_CACHE_BYTES // (PAGE_TOKENS * _token_bytes(model))))
 
 
-def _reserve(model: PackedModel, pages: int) -> PagePool:
-    """:raises ModelError: there is no memory for the cache. Running sequences hold a copy of theirs, so it counts
-    twice."""
-    needed = 2 * pages * PAGE_TOKENS * _token_bytes(model)
+def _rows_room_tokens(config: EngineConfig, model: PackedModel, context_tokens: int, pages: int) -> int:
+    """How many tokens the rows of running jobs may take together.
+
+    Each job has its whole sequence in its row, what it shares with others included. So jobs that share long beginnings
+    take far more than the cache has pages. What the pages can hold without sharing is there always, and beyond it what
+    a full batch can use, up to a part of the memory that is free; jobs for which there is no more wait for a row.
+    """
+    largest = config.max_batch_size * row_tokens(min(context_tokens, pages * PAGE_TOKENS))
+    unshared = pages * (2 * PAGE_TOKENS + SPACING_TOKENS)  # a row takes up to twice its pages
+    spare = available_bytes() // ROWS_PART_OF_FREE_MEMORY // _token_bytes(model)
+    return min(largest, max(unshared, spare))
+
+
+def _reserve(model: PackedModel, pages: int, rows_room_tokens: int, longest_tokens: int) -> PagePool:
+    """:raises ModelError: there is no memory for the cache and the rows of running jobs."""
+    # A row that moves to where it can grow is there twice for a moment, half as large the first time.
+    tokens = pages * PAGE_TOKENS + rows_room_tokens + row_tokens(longest_tokens) // 2
+    needed = tokens * _token_bytes(model)
     free = available_bytes()
     try:
         if needed > free:
@@ -122,8 +142,8 @@ def _reserve(model: PackedModel, pages: int) -> PagePool:
         return PagePool(model.shapes, pages)
     except (RuntimeError, MemoryError):
         raise ModelError(
-            f"A cache of {pages * PAGE_TOKENS:,} tokens takes {needed / 2**30:.1f} GiB of memory and "
-            f"{free / 2**30:.1f} GiB are free: set a smaller cache_tokens."
+            f"A cache of {pages * PAGE_TOKENS:,} tokens takes {needed / 2**30:.1f} GiB of memory, running jobs "
+            f"included, and {free / 2**30:.1f} GiB are free: set a smaller cache_tokens."
         ) from None
 
 

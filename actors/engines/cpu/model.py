@@ -7,48 +7,52 @@ call serves the tokens that decode and the prompts that prefill beside them.
 from __future__ import annotations
 
 import inspect
-import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from actors.engines.cpu.attention import ATTENTION_NAME, Options, PackedStep, StepHolder, attention
-from actors.engines.cpu.cache import LayerShape, RunningRows
+from actors.engines.cpu.attention import ATTENTION_NAME, PROBING_NAME, Options, PackedStep, StepHolder, attention
+from actors.engines.cpu.cache import LayerShape, RunningRows, row_tokens
+from actors.engines.cpu.reach import reach_limits, shortened
 from actors.errors import ModelError, first_line
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 _CHECK_TOKENS, _CHECK_CHUNKS, _CHECK_PEER_TOKENS = 24, (13, 7), 5
+_CHECK_REACH_TOKENS = 3
+"""What windows are made for the check: so short that three of three, as blocks are counted, are shorter than it too."""
 _CHECK_TOLERANCE = 0.01
+_FORWARD_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError)
 
 
 class PackedModel:
-    """A loaded model. `vocab_size` is the width of its logits, `eos_token_ids` may be empty."""
+    """A loaded model. `vocab_size` is the width of its logits, `context_tokens` what it can be given."""
 
-    def __init__(self, path: Path) -> None:
-        """Read the model.
+    def __init__(self, path: Path, context_tokens: int | None = None) -> None:
+        """Read the model. It need not serve sequences longer than `context_tokens`.
 
         :raises ModelError: transformers cannot read it, or its attention cannot be served from rows.
         """
         self._path = path
         config = _read_config(path)
         text_config = config.get_text_config()
-        self.context_tokens = _context_tokens(path, text_config)
-        self.eos_token_ids = _eos_token_ids(path, text_config)
+        longest = _context_tokens(path, text_config)
+        self.context_tokens = min(longest, context_tokens or longest)
+        self._layers = int(text_config.num_hidden_layers)
         self._model = _read_weights(path, config)
         self._takes_places = "logits_to_keep" in inspect.signature(self._model.forward).parameters
         self._holder = StepHolder()
-        reference = self._reference()
-        self.vocab_size = int(reference.shape[-1])
-        self._use_packed_attention()
-        self.shapes = self._probe(int(text_config.num_hidden_layers))
-        self._check_against(reference)
+        for module in self._model.modules():
+            if hasattr(module, "layer_idx"):
+                module.exlpool_holder = self._holder
+        self.shapes: list[LayerShape] = []
+        self.vocab_size = 0
+        self._check_reach()
 
     @torch.inference_mode()
     def forward(self, token_ids: Tensor, step: PackedStep, wanted: Tensor | None) -> Tensor:
@@ -66,42 +70,84 @@ class PackedModel:
             self._holder.step = None
         return logits if wanted is None or self._takes_places else logits[wanted]
 
-    def _use_packed_attention(self) -> None:
-        for module in self._model.modules():
-            if hasattr(module, "layer_idx"):
-                module.exlpool_holder = self._holder
+    def _check_reach(self) -> None:
+        """Check the model with sequences longer than what it sees at once, however much that is.
+
+        Its limits are made short for the check, so that it costs what the check of any other model costs.
+        """
+        limits = reach_limits(self._model, _CHECK_REACH_TOKENS, self.context_tokens)
+        shortest = min((limit.tokens for limit in limits), default=0)
+        try:
+            with shortened(limits, _CHECK_REACH_TOKENS):
+                self._check()
+        except ModelError:
+            if not limits:
+                raise
+            self._check()  # is it unsuitable in any case, then this is what to say
+            raise self._unsuitable(
+                f"beyond {shortest} tokens its attention cannot be served", f"Set context_tokens to {shortest}"
+            ) from None
+        if limits:
+            self._probe()
+        kept = [None if tokens is None or tokens >= self.context_tokens else tokens for tokens in self._kept_tokens()]
+        for layer, tokens in enumerate(kept):
+            if tokens is not None and tokens != self._holder.windows[layer]:
+                raise self._unsuitable(
+                    f"it keeps {tokens} tokens in its cache and its attention sees more",
+                    f"Set context_tokens to {tokens}",
+                )
+
+    def _kept_tokens(self) -> list[int | None]:
+        """How many tokens transformers' own cache keeps of each layer; None: all."""
+        layers: list[Any] = DynamicCache(config=self._model.config).layers
+        return [getattr(layer, "sliding_window", None) for layer in layers]
+
+    def _use_attention(self, name: str) -> None:
         transformers.logging.get_logger("transformers.modeling_utils").setLevel(logging.ERROR)
-        self._model.set_attn_implementation(ATTENTION_NAME)
+        self._model.set_attn_implementation(name)
+
+    def _check(self) -> None:
+        try:
+            reference = self._reference()
+        except _FORWARD_ERRORS as error:
+            raise self._unsuitable(f"its forward fails ({first_line(error)})") from error
+        self.vocab_size = int(reference.shape[-1])
+        self._probe()
+        self._check_against(reference)
 
     @torch.inference_mode()
     def _reference(self) -> Tensor:
         """What transformers itself computes for the self-check: logits (_CHECK_TOKENS, vocab_size)."""
+        self._use_attention("eager")
         logits: Tensor = self._model(input_ids=_check_ids(self._model)[None], use_cache=False).logits[0]
         return logits
 
     @torch.inference_mode()
-    def _probe(self, layers: int) -> list[LayerShape]:
-        """The layers' shapes, from what reaches their attention."""
+    def _probe(self) -> None:
+        """Find out the layers' shapes and windows, from what reaches their attention."""
         probe = _Probe()
         self._holder.step = probe
+        self._use_attention(PROBING_NAME)
         tokens = torch.arange(2)
         try:
             self._model(input_ids=_check_ids(self._model)[None, :2], position_ids=tokens[None], use_cache=False)
-        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-            raise self._unsuitable(f"its forward fails ({error})") from error
+        except _FORWARD_ERRORS as error:
+            raise self._unsuitable(f"its forward fails ({first_line(error)})") from error
         finally:
             self._holder.step = None
-        if sorted(probe.calls) != list(range(layers)):
+            self._use_attention(ATTENTION_NAME)
+        if sorted(probe.calls) != list(range(self._layers)):
             raise self._unsuitable("not every layer is one attention over keys and values")
         shapes = dict(zip(probe.calls, probe.shapes, strict=True))
-        return [shapes[layer] for layer in range(layers)]
+        self.shapes = [shapes[layer] for layer in range(self._layers)]
 
+    @torch.inference_mode()
     def _check_against(self, reference: Tensor) -> None:
         """The same tokens in chunks, then one by one, beside another sequence, must give the same logits."""
         # All that can go wrong between transformers' models and our attention shows in one of these: a chunk behind
         # another (positions), beside another prompt (packing), and single tokens beside another row (blocks, masks).
-        ids, rows = _check_ids(self._model), RunningRows(self.shapes)
-        row, peer = rows.open(_CHECK_TOKENS), rows.open(_CHECK_TOKENS)
+        ids, rows = _check_ids(self._model), RunningRows(self.shapes, 2, 2 * row_tokens(_CHECK_TOKENS))
+        row, peer = (rows.open(_CHECK_TOKENS - 1, _CHECK_TOKENS) for _ in range(2))
         found = []
         for chunk in _CHECK_CHUNKS:
             step = PackedStep([], [(row, chunk), (peer, _CHECK_PEER_TOKENS)])
@@ -122,9 +168,9 @@ class PackedModel:
         if not difference <= _CHECK_TOLERANCE * max(float(reference.std()), 1e-3):
             raise self._unsuitable(f"its logits come out wrong (by {float(difference):.3g})")
 
-    def _unsuitable(self, reason: str) -> ModelError:
+    def _unsuitable(self, reason: str, advice: str = "Use a plain decoder model") -> ModelError:
         name = type(self._model).__name__
-        return ModelError(f"The CPU engine cannot run {name} in {self._path}: {reason}. Use a plain decoder model.")
+        return ModelError(f"The CPU engine cannot run {name} in {self._path}: {reason}. {advice}.")
 
 
 class _Probe:
@@ -196,22 +242,3 @@ def _context_tokens(path: Path, config: Any) -> int:
         )
         limit = min(limit, original or limit)
     return int(limit)
-
-
-def _eos_token_ids(path: Path, config: Any) -> tuple[int, ...]:
-    """From generation_config.json, which knows the ends of a turn too, else from config.json."""
-    try:
-        values = json.loads((path / "generation_config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        values = {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path / 'generation_config.json'} is damaged: {error}.") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{path / 'generation_config.json'} does not hold a JSON object: fetch it again.")
-    return _ids(values.get("eos_token_id")) or _ids(getattr(config, "eos_token_id", None))
-
-
-def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, int) else tuple(value)

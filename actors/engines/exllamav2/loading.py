@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -18,11 +17,11 @@ from tokenizers import Tokenizer
 from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
 from actors.engines.base import ProgressCallback
+from actors.engines.end_tokens import read_eos_token_ids
 from actors.engines.exllamav2.checks import supported_parameters
 from actors.engines.exllamav2.generator import PoolGenerator, PrefillBounds
 from actors.engines.exllamav2.weights import Weights, load_weights
 from actors.engines.grammar import Grammars
-from actors.engines.model_dir import read_model_config
 from actors.engines.text import TokenPieces
 from actors.errors import ExlpoolError, ModelError
 from actors.messages import LoadProgress, WorkerLimits
@@ -78,13 +77,18 @@ def _told_as_model_error(path: Path) -> Iterator[None]:
         yield
     except ExlpoolError:
         raise
-    except (AssertionError, ValueError, KeyError, TypeError, FileNotFoundError) as error:
+    except (AssertionError, ValueError, LookupError, OverflowError, TypeError, FileNotFoundError) as error:
         raise ModelError(f"ExLlamaV2 cannot load {path}: {str(error).strip(' #.') or type(error).__name__}.") from error
 
 
 def make_tokenizer(library_config: Any) -> ExLlamaV2Tokenizer:
     """The library's tokenizer, with text that looks like a special token kept apart from special tokens, and the
-    lists made that would otherwise stall the first request that needs them."""
+    lists made that would otherwise stall the first request that needs them. Ids that config.json gives for special
+    tokens and that are no tokens of the model are not shown to it."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        token_id = getattr(library_config, name)
+        if token_id is not None and not 0 <= token_id < library_config.vocab_size:
+            setattr(library_config, name, None)
     tokenizer = ExLlamaV2Tokenizer(library_config)
     tokenizer.tokenizer_model.hf_tokenizer.encode_special_tokens = True
     tokenizer.get_id_to_piece_list(True)
@@ -113,7 +117,7 @@ def assemble(config: EngineConfig, path: Path, weights: Weights, tokenizer: ExLl
         max_sampling_threads=sampling_threads(config),
         paged=weights.paged,
     )
-    eos_token_ids = read_eos_token_ids(path)
+    eos_token_ids = read_eos_token_ids(path, library_config.vocab_size)
     tokenizer_json = (path / "tokenizer.json").read_text(encoding="utf-8")
     limits = WorkerLimits(
         engine="exllamav2",
@@ -128,25 +132,6 @@ def assemble(config: EngineConfig, path: Path, weights: Weights, tokenizer: ExLl
     )
     grammars = Grammars(tokenizer_json, vocab_size=limits.vocab_size, eos_token_ids=eos_token_ids)
     return LoadedModel(generator, limits, TokenPieces(Tokenizer.from_str(tokenizer_json)), grammars, weights)
-
-
-def read_eos_token_ids(path: Path) -> tuple[int, ...]:
-    """All of them: generation_config.json's, then config.json's. The library keeps only the first.
-
-    :raises ModelError: a file is damaged, or names none.
-    """
-    found: dict[int, None] = {}
-    generation = path / "generation_config.json"
-    try:
-        sources = [json.loads(generation.read_text(encoding="utf-8"))] if generation.exists() else []
-    except ValueError:
-        raise ModelError(f"{generation} is not valid JSON: fetch it again.") from None
-    for source in (*sources, read_model_config(path)):
-        ids = source.get("eos_token_id")
-        for token_id in ids if isinstance(ids, list) else [ids]:
-            if isinstance(token_id, int):
-                found[token_id] = None
-    return tuple(found)
 
 
 def sampling_threads(config: EngineConfig) -> int:

@@ -22,6 +22,7 @@ import signal
 import socket
 import struct
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -52,10 +53,20 @@ def main() -> None:
         serve: Callable[..., None] = _Trial(memory_bytes).serve
     else:
         with open(tokenizer_fd, encoding="utf-8") as file:
-            tokenizer = LLTokenizer(file.read(), n_vocab=vocab_size, eos_token=eos_token_ids or None)
+            tokenizer = _tokenizer(file.read(), vocab_size, eos_token_ids or None)
         serve = partial(_serve_grammar, tokenizer, memory_bytes)
     gc.freeze()
     _fork_on_order(socket.socket(fileno=control_fd), COMPILE, serve)
+
+
+def _tokenizer(source: str, vocab_size: int | None, eos_token_ids: list[int] | None) -> Any:
+    """The library refuses ends that its tokenizer does not know, and fewer logits than the tokenizer has tokens."""
+    try:
+        return LLTokenizer(source, n_vocab=vocab_size, eos_token=eos_token_ids)
+    except ValueError:
+        known = int(LLTokenizer(source).vocab_size)
+        ends = [token_id for token_id in eos_token_ids or () if token_id < known] or None
+        return LLTokenizer(source, n_vocab=max(known, vocab_size or 0), eos_token=ends)
 
 
 class _Trial:
@@ -89,12 +100,12 @@ class _Trial:
 
 
 def _first_mask(tokenizer: Any, grammar: str) -> tuple[Any, bytes]:
-    """A matcher, and which tokens it allows first."""
+    """A matcher, and which tokens it allows first: one bit for each, in 32-bit words."""
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
     mask = b"" if matcher.is_error() else matcher.compute_bitmask()
     if matcher.is_error():
         raise UnusableGrammar(matcher.get_error())
-    return matcher, mask
+    return matcher, mask[: -(-tokenizer.vocab_size // 32) * 4]  # it gives a word more than it takes below
 
 
 def llguidance_grammar(kind: GrammarKind, source: str) -> str:
@@ -167,15 +178,19 @@ def _serve_text(matcher: Any, mask: bytes, order: tuple[float, int], connection:
     step_cpu_s, size = order
     memory = mmap.mmap(mask_fd, size)
     os.close(mask_fd)
-    memory[: len(mask)] = mask[:size]
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    shown = min(size, len(mask))  # a tokenizer may know more tokens than the model has logits
+    memory[:shown] = mask[:shown]
+    found = memory if shown == len(mask) else bytearray(mask)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(found))
     answer(connection, Word.STOPPED if matcher.is_stopped() else Word.DONE)
     while token := connection.recv(TOKEN.size, socket.MSG_WAITALL):
         with _bounded(step_cpu_s):
             matcher.consume_token(*TOKEN.unpack(token))
             _answer_state(connection, matcher)
             if not matcher.is_error():
-                matcher.unsafe_compute_mask_ptr(address, size)
+                matcher.unsafe_compute_mask_ptr(address, len(found))
+                if found is not memory:
+                    memory[:shown] = found[:shown]
             _answer_state(connection, matcher)
 
 
@@ -200,6 +215,10 @@ def _fork_on_order(control: socket.socket, order: struct.Struct, serve: Callable
         try:
             control.close()
             serve(order.unpack(data), socket.socket(fileno=connection_fd), file_fd)
+        except (MemoryError, OSError):
+            pass  # at its bound, or nobody is there to hear of it
+        except BaseException:  # noqa: BLE001 - the edge of the process: nothing is above it
+            traceback.print_exc()
         finally:
             os._exit(0)  # whoever waits for an answer sees the end of the socket
 
@@ -239,7 +258,8 @@ def _memory_bytes() -> int:
 
 
 def _be_quiet() -> None:
-    """Rust says a word on stderr when it runs out of memory."""
+    """Rust says a word on stderr when it runs out of memory. What Python says there is still seen."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     os.close(null)

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import transformers
 
-from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
 from actors.engines.cpu import CpuEngine
 from actors.errors import ModelError
 from tests.engines.cpu.harness import filler, job, load_reference, reference_tokens, run
+from tests.engines.cpu.random_models import EXPERTS, write_random_model
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 2048,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "grouped queries": ("LlamaConfig", {}),
     "one head of keys": ("LlamaConfig", {"num_key_value_heads": 1}),
     "biases": ("Qwen2Config", {}),
     "normed queries": ("Qwen3Config", {"head_dim": 32}),
     "a sliding window": ("MistralConfig", {"sliding_window": 20}),
+    "a window in the mask alone": ("PhimoeConfig", EXPERTS | {"sliding_window": 20}),
+    "a window in the masks of some layers alone": (
+        "Qwen2MoeConfig",
+        EXPERTS | {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 3, "num_experts": 4},
+    ),
     "a window in every second layer, soft caps": (
         "Gemma2Config",
         {"sliding_window": 20, "head_dim": 16, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 16},
@@ -50,19 +40,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "no attention": ("MambaConfig", {}, "MambaForCausalLM|positions|layers"),
     "an encoder": ("T5Config", {"d_model": 64, "num_layers": 2, "num_heads": 4, "d_kv": 16}, "encoder-decoder"),
 }
-
-
-def write_random_model(path: Path, kind: str, settings: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    config = getattr(transformers, kind)(**SMALL | settings)
-    family: Any = transformers.AutoModelForSeq2SeqLM if kind == "T5Config" else transformers.AutoModelForCausalLM
-    model = family.from_config(config)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.data *= 3.0  # so that attention prefers some tokens clearly, and so do the logits
-    model.save_pretrained(path)
-    shutil.copy(builtin_model_path() / "tokenizer.json", path)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -87,3 +64,25 @@ def test_models_that_keep_something_else_than_keys_and_values_are_refused(tmp_pa
     engine = CpuEngine(EngineConfig(engine="cpu", model=tmp_path, cache_tokens=4096))
     with pytest.raises(ModelError, match=words):
         engine.load(lambda _: None)
+
+
+LIMITED: dict[str, tuple[str, dict[str, Any]]] = {
+    "the values' best so many": ("DogeConfig", {"keep_window_size": 40}),
+    "a window in the cache alone": ("MoshiConfig", {"sliding_window": 40, "ffn_dim": 128, "num_key_value_heads": 4}),
+}
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_a_limit_of_attention_that_cannot_be_served_is_one_of_the_context(tmp_path: Path, name: str) -> None:
+    write_random_model(tmp_path, *LIMITED[name])
+    settings: dict[str, Any] = {"engine": "cpu", "model": tmp_path, "cache_tokens": 4096}
+    engine = CpuEngine(EngineConfig(**settings))
+    with pytest.raises(ModelError, match=r"40 tokens.* Set context_tokens to 40\."):
+        engine.load(lambda _: None)
+    engine = CpuEngine(EngineConfig(**settings, context_tokens=40))
+    engine.load(lambda _: None)
+    prompt = filler(25)
+    outcomes = run(engine, job(0, prompt, 14, ignore_eos=True))
+    engine.close()
+    expected = reference_tokens(load_reference(tmp_path), prompt, 14, eos_token_id=None, min_new_tokens=14)
+    assert outcomes[0].token_ids == expected

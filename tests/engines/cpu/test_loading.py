@@ -9,6 +9,7 @@ import pytest
 from actors.config import EngineConfig
 from actors.engines.cpu import CpuEngine
 from actors.engines.cpu import loading as cpu_loading
+from actors.engines.cpu.cache import SPACING_TOKENS
 from actors.engines.cpu.loading import SUPPORTED_PARAMETERS
 from actors.errors import ModelError
 from actors.messages import LoadProgress, WorkerLimits
@@ -56,6 +57,22 @@ def test_a_cache_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(cpu_loading, "available_bytes", lambda: 2**20)
     with pytest.raises(ModelError, match=r"0\.0 GiB are free"):
         load(EngineConfig(engine="cpu", cache_tokens=4096))
+
+
+def test_the_rows_of_running_jobs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    token_bytes = 2 * 3 * 2 * 64 * 4
+    config = EngineConfig(engine="cpu", cache_tokens=16384, max_batch_size=32, context_tokens=4096)
+    full_batch = 32 * (4096 + SPACING_TOKENS)
+    for free, room in [(2**30, min(full_batch, 2**28 // token_bytes)), (2**33, full_batch)]:
+        monkeypatch.setattr(cpu_loading, "available_bytes", lambda free=free: free)
+        assert cpu_loading.load(config, lambda _: None).rows_room_tokens == room
+    unshared = 64 * (2 * PAGE_TOKENS + SPACING_TOKENS)
+    needed = (16384 + unshared + 2056) * token_bytes
+    monkeypatch.setattr(cpu_loading, "available_bytes", lambda: needed)
+    assert cpu_loading.load(config, lambda _: None).rows_room_tokens == unshared
+    monkeypatch.setattr(cpu_loading, "available_bytes", lambda: needed - 1)
+    with pytest.raises(ModelError, match="running jobs included"):
+        load(config)
 
 
 def test_memory_is_bounded_by_the_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

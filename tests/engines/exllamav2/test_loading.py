@@ -14,7 +14,7 @@ from exllamav2 import ExLlamaV2Config
 
 from actors.config import EngineConfig
 from actors.engines.exllamav2 import loading, weights
-from actors.engines.exllamav2.loading import load_model, read_eos_token_ids
+from actors.engines.exllamav2.loading import load_model
 from actors.engines.exllamav2.memory import GB, CacheShape, MemoryNeed, shortage
 from actors.engines.exllamav2.recovery import is_fatal
 from actors.engines.exllamav2.weights import is_out_of_memory, prepare_config
@@ -22,7 +22,7 @@ from actors.engines.model_dir import inspect_model_dir
 from actors.errors import ConfigurationError, FatalEngineError, ModelError
 from actors.messages import LoadProgress
 from tests.benchmarks.make_model import Shape, make_model
-from tests.engines.exllamav2.running import greedy, prompt, run
+from tests.engines.exllamav2.running import greedy, job, prompt, run
 from tests.engines.exllamav2.standin import make_engine
 
 SHAPE = Shape(
@@ -164,13 +164,24 @@ def test_a_fault_that_the_library_asserts_becomes_a_sentence(model: Path, monkey
         load_model(EngineConfig(model=model), lambda _: None)
 
 
-def test_all_end_tokens_are_read_and_the_first_is_not_the_only_one(model: Path) -> None:
-    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
-    change(model, eos_token_id=[9, 11])
-    assert read_eos_token_ids(model) == (7, 9, 11)
-    (model / "generation_config.json").write_text("{")
-    with pytest.raises(ModelError, match="not valid JSON"):
-        read_eos_token_ids(model)
+def test_ends_outside_the_logits_fail_no_job(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, eos_token_ids=(2, 512, 128009, -1))
+    try:
+        assert engine.load(lambda _: None).eos_token_ids == (2,)
+        kept = job(1, prompt(1, 5), 6, min_new_tokens=6, temperature=0.0)
+        outcomes = run(engine, [kept, job(2, prompt(2, 5), 6, regex="[0-9]+", temperature=0.0)])
+    finally:
+        engine.close()
+    assert outcomes[1].end.completion_tokens == 6
+    assert outcomes[2].end.error is None
+
+
+def test_special_tokens_outside_the_logits_are_not_shown_to_the_library(model: Path) -> None:
+    change(model, bos_token_id=-1, eos_token_id=[SHAPE.vocab_size, 2], pad_token_id=SHAPE.vocab_size + 7)
+    config, _ = prepared(model)
+    tokenizer = loading.make_tokenizer(config)
+    for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        assert 0 <= token_id < SHAPE.vocab_size
 
 
 def test_memory_is_counted_per_mode() -> None:
