@@ -25,6 +25,11 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
         self._words = np.zeros(words_needed(vocab_size), dtype=np.int32)
         self.failure: InvalidRequest | None = None
 
+    @property
+    def complete(self) -> bool:
+        """Nothing but an end-of-sequence token can follow."""
+        return self.failure is None and self._mask.complete
+
     def begin(self, prefix_str: str) -> None:
         """The completion begins behind the prompt, so there is nothing to go over."""
 
