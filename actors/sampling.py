@@ -24,6 +24,8 @@ MAX_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
 MAX_COUNT = 2**31 - 1
 """Engines hold counts in 32 bits."""
+NEVER = -100.0
+"""The bias of a token that must not come at all."""
 GREEDY_BELOW = 1e-4
 """Temperatures below this are 0: engines divide single-precision logits by them."""
 
@@ -77,7 +79,8 @@ class SamplingParams:
     max_new_tokens: Annotated[Int, Field(ge=1)] | None = None
     """Bound on the completion in tokens; None: the pool's default, or what the context leaves if that is less."""
     min_new_tokens: Count = 0
-    """No stop token or stop string ends the completion before this many tokens."""
+    """No stop token is sampled as one of these, and no stop string counts that is complete before the last of them.
+    A grammar that allows nothing but the end wins."""
     seed: Annotated[Int, Field(ge=0, le=MAX_SEED)] | None = None
     """Same seed, same text on the same hardware and engine; None: a random one."""
 
@@ -104,8 +107,9 @@ class SamplingParams:
     repetition_penalty: Annotated[float, Field(ge=0.01, le=10.0)] = 1.0
     """Divides (positive) or multiplies (negative) the logits of tokens of the prompt and the completion so far."""
     repetition_range: Annotated[Int, Field(ge=-1, le=MAX_COUNT)] = -1
-    """How many of the last tokens the penalties look at; -1: all."""
+    """How many of the last tokens all three penalties look at; -1: all, 0: none."""
     repetition_decay: Count = 0
+    """Over how many tokens before those `repetition_penalty` fades out; presence and frequency do not."""
     presence_penalty: Penalty = 0.0
     """Subtracted once from the logit of every token that occurs in the completion so far (OpenAI's meaning)."""
     frequency_penalty: Penalty = 0.0
@@ -129,6 +133,7 @@ class SamplingParams:
     ] = ()
     """Strings that must not occur: the engine goes back and chooses otherwise."""
     token_healing: bool = False
+    """The prompt's last token is sampled again, so that it may become a longer one; it is one of the completion's."""
 
     logprobs: Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     """None: none; 0: of the sampled token; n: of the n most likely tokens beside it. From raw logits."""
@@ -196,3 +201,5 @@ def _check_combinations(params: SamplingParams) -> None:
         raise InvalidRequest(f"max_temp ({params.max_temp}) is below min_temp ({params.min_temp}).", param="max_temp")
     if params.banned_strings and params.grammar:
         raise InvalidRequest("banned_strings cannot be combined with a grammar.", param="banned_strings")
+    if params.token_healing and params.grammar:
+        raise InvalidRequest("token_healing cannot be combined with a grammar.", param="token_healing")

@@ -101,9 +101,10 @@ class StopStrings:
         self._longest_prefix = max((len(stop) for stop in self._stops), default=1) - 1
         self._prefixes = {stop[:length] for stop in self._stops for length in range(1, len(stop))}
 
-    def find(self, text: str) -> tuple[int, str] | None:
-        """Where the first match begins, and what it is."""
-        ends = [(start + len(stop), start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
+    def find(self, text: str, after: int = 0) -> tuple[int, str] | None:
+        """Where the first match that ends behind `after` begins, and what it is."""
+        starts = ((stop, text.find(stop, max(after - len(stop) + 1, 0))) for stop in self._stops)
+        ends = [(start + len(stop), start, stop) for stop, start in starts if start >= 0]
         if not ends:
             return None
         _, start, stop = min(ends)
@@ -113,6 +114,14 @@ class StopStrings:
         """How many characters at the end of `text` may be the beginning of a stop string."""
         longest = min(self._longest_prefix, len(text))
         return next((length for length in range(longest, 0, -1) if text[-length:] in self._prefixes), 0)
+
+
+def primed_decoder(pieces: Pieces, prompt_ids: Sequence[int]) -> codecs.IncrementalDecoder:
+    """A decoder that has read the prompt, so that the first bytes behind it may go on with its last character."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for token_id in prompt_ids[-_PROMPT_TAIL:]:
+        decoder.decode(pieces.piece(token_id))
+    return decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,28 +138,40 @@ class CompletionText:
     """The growing text of one completion behind a prompt.
 
     The prompt's last ids give the context: a character that the prompt began is released whole when it is complete.
+    The first `skipped` characters belong to the prompt (token healing): they are neither shown nor part of a match.
     """
 
-    def __init__(self, pieces: Pieces, prompt_ids: Sequence[int] = (), stops: StopStrings | None = None) -> None:
+    def __init__(
+        self,
+        pieces: Pieces,
+        prompt_ids: Sequence[int] = (),
+        stops: StopStrings | None = None,
+        *,
+        skipped: int = 0,
+    ) -> None:
         self._pieces = pieces
         self._stops = stops
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        for token_id in prompt_ids[-_PROMPT_TAIL:]:
-            self._decoder.decode(pieces.piece(token_id))
+        self._decoder = primed_decoder(pieces, prompt_ids)
+        self._skipped = skipped
         self._held = ""
         self._waiting: deque[tuple[int, int, bool]] = deque()  # id, where its text ends in _held, no character is cut
 
     def push(self, token_id: int, *, may_stop: bool = True) -> Release:
-        """Add a token. With `may_stop` off nothing counts as a stop string and nothing is withheld for one."""
+        """Add a token. With `may_stop` off no stop string ends the completion with this token."""
         text = self._decoder.decode(self._pieces.piece(token_id))
+        if self._skipped:
+            skipped = min(self._skipped, len(text))
+            self._skipped, text = self._skipped - skipped, text[skipped:]
         whole = not self._decoder.getstate()[0]
         if whole and not self._waiting and self._stops is None:
             return Release(text, (token_id,))
+        before = len(self._held)
         self._held += text
         self._waiting.append((token_id, len(self._held), whole))
-        if self._stops is None or not may_stop:
+        if self._stops is None:
             return self._release(len(self._held))
-        match = self._stops.find(self._held)
+        # What ended before this token either would have ended the completion then or was not allowed to.
+        match = self._stops.find(self._held, before) if may_stop else None
         if match is None:
             return self._release(len(self._held) - self._stops.held(self._held))
         start, stop = match

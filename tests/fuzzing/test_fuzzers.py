@@ -23,3 +23,7 @@ def test_grammars() -> None:
 
 def test_cpu_engine() -> None:
     try_cases("cpu_engine", 24)
+
+
+def test_exllamav2_stand_in() -> None:
+    try_cases("exllamav2_stand_in", 12)

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from actors.engines.grammar import GrammarMask, token_mask, words_needed
-from actors.sampling import SamplingParams
-
-_NEVER = -100.0
+from actors.sampling import NEVER, SamplingParams
 
 
 class Adjuster:
@@ -121,5 +119,5 @@ def _bias(params: SamplingParams, vocab_size: int) -> Tensor | None:
         return None
     bias = torch.zeros(vocab_size)
     for token_id, value in params.logit_bias.items():
-        bias[token_id] = -math.inf if value <= _NEVER else value
+        bias[token_id] = -math.inf if value <= NEVER else value
     return bias

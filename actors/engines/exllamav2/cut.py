@@ -46,6 +46,7 @@ class Cut:
     min_p: float
     repetition_penalty: float
     presence_penalty: float
+    logprobs: int = 0
 
     @property
     def penalised(self) -> bool:
@@ -53,22 +54,22 @@ class Cut:
 
     @property
     def candidates(self) -> int:
-        """How many of the most likely tokens are nearly always enough."""
+        """How many of the most likely tokens are nearly always enough to choose, and always to report."""
         ranked = self.top_k + _TIES if self.top_k else _SCANNED
-        return ranked + (_PENALISED if self.penalised else 0)
+        return max(ranked + (_PENALISED if self.penalised else 0), self.logprobs)
 
 
 def cut_of(params: SamplingParams) -> Cut | None:
     """What `choose` needs to know, or None if the job has samplers that need the full row."""
     if params.changed() - _KNOWN or params.repetition_penalty < 1.0 or params.presence_penalty < 0.0:
         return None
-    penalties = (params.repetition_penalty, params.presence_penalty)
+    rest = (params.repetition_penalty, params.presence_penalty, params.logprobs or 0)
     if is_greedy(params):
-        return Cut(1.0, 1, 0.0, 0.0, *penalties)
+        return Cut(1.0, 1, 0.0, 0.0, *rest)
     top_k = top_k_of(params)
-    if top_k > MAX_CANDIDATES or (top_k == 0 and not 0.0 < params.min_p < 1.0):
+    if top_k > MAX_CANDIDATES or (top_k == 0 and params.min_p == 0.0):
         return None
-    return Cut(params.temperature, top_k, params.top_p, params.min_p, *penalties)
+    return Cut(params.temperature, top_k, params.top_p, params.min_p, *rest)
 
 
 _KNOWN = frozenset(

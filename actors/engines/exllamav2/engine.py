@@ -10,7 +10,6 @@ import torch
 from actors.config import EngineConfig
 from actors.engines.base import Capacity, Ended, EngineEvent, EngineJob, PageChanges, ProgressCallback, Started
 from actors.engines.checks import check_job
-from actors.engines.exllamav2.banned import BannedStrings
 from actors.engines.exllamav2.checks import check_dry_range
 from actors.engines.exllamav2.generator import PoolGenerator
 from actors.engines.exllamav2.grammar_filter import GrammarFilter
@@ -65,8 +64,8 @@ class ExLlamaV2Engine:
             stop_token_ids=self._stop_token_ids(job.params),
             draft_tokens=loaded.generator.num_draft_tokens,
             vocab_size=loaded.limits.vocab_size,
+            pieces=loaded.pieces,
             grammar=grammar,
-            banned=BannedStrings(job.params.banned_strings, loaded.pieces) if job.params.banned_strings else None,
         )
         track = JobTrack(job, pool_job, loaded.pieces)
 

@@ -34,6 +34,19 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
         if self._mask is not None:
             self._mask.close()
 
+    @property
+    def complete(self) -> bool:
+        """Nothing but an end-of-sequence token can follow those that it was fed."""
+        if self.failure is None:
+            assert self._mask is not None, "a job starts when its grammar is there"
+            try:
+                self._mask.settle()
+            except InvalidRequest as error:
+                self.failure = error
+            else:
+                return self._mask.complete
+        return False
+
     def begin(self, prefix_str: str) -> None:
         """The completion begins behind the prompt, so there is nothing to go over."""
 

@@ -6,6 +6,7 @@ Text is none of its business: it hands out token ids, and `actors.engines.text` 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -13,15 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from exllamav2.generator import ExLlamaV2DynamicJob, ExLlamaV2Sampler
-from exllamav2.generator.dynamic import _tensor_hash_checksum
 
 from actors.engines.base import EngineJob
 from actors.engines.exllamav2.banned import MAX_TRIES, BannedStrings
 from actors.engines.exllamav2.cut import cut_of
 from actors.engines.exllamav2.grammar_filter import GrammarFilter
 from actors.engines.exllamav2.logprobs import logprobs_of
+from actors.engines.exllamav2.pages import name_page, shorten
 from actors.engines.exllamav2.penalties import LogitAdjustment, PenaltyMemory
 from actors.engines.exllamav2.settings import sampler_settings
+from actors.engines.text import Pieces
 from actors.errors import EngineFailure, InvalidRequest
 from actors.results import TokenLogprobs
 
@@ -29,7 +31,10 @@ logger = logging.getLogger(__name__)
 
 
 class EndCause(Enum):
+    """`COMPLETE`: nothing can follow under the grammar."""
+
     STOP_TOKEN = auto()
+    COMPLETE = auto()
     LENGTH = auto()
     FAILURE = auto()
 
@@ -53,10 +58,11 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         stop_token_ids: frozenset[int],
         draft_tokens: int,
         vocab_size: int,
+        pieces: Pieces,
         grammar: GrammarFilter | None,
-        banned: BannedStrings | None,
     ) -> None:
         params = job.params
+        healed = healed_text(pieces, job.token_ids) if params.token_healing else ""
         super().__init__(
             input_ids=torch.from_numpy(np.fromiter(job.token_ids, np.int64, len(job.token_ids)))[None],
             # The library stops this many tokens early when it drafts, and reserves too few pages for them.
@@ -67,13 +73,16 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
             seed=job.seed,
             stop_conditions=sorted(stop_token_ids),
             filters=[] if grammar is None else [grammar],
-            token_healing=params.token_healing,
+            token_healing=bool(healed),
             identifier=job.job_id,
         )
         self.job_id = job.job_id
         self.params = params
         self.grammar = grammar
-        self.banned = banned
+        self.context = (job.token_ids[:-1] if healed else job.token_ids, len(healed))
+        """The prompt as the completion's text follows on it: its ids, and how many characters of it are sampled."""
+        self.banned = self._banned_strings(pieces) if params.banned_strings else None
+        self._max_sampled = job.max_new_tokens
         self.vocab_size = vocab_size
         self.prompt_tokens = len(self.sequences[0].sequence_ids)
         self.last_token_id = int(self.sequences[0].sequence_ids.torch()[0, -1])
@@ -86,6 +95,11 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         self.cut = None if self.healed else cut_of(params)
         self.memory = PenaltyMemory(job.token_ids, vocab_size, kept=self.cut is not None and self.cut.penalised)
         self._adjustment = LogitAdjustment(params)
+
+    def _banned_strings(self, pieces: Pieces) -> BannedStrings:
+        prompt_ids, skipped = self.context
+        params = self.params
+        return BannedStrings(params.banned_strings, pieces, prompt_ids, skipped=skipped, stops=params.stop)
 
     @property
     def healed(self) -> bool:
@@ -142,7 +156,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
                 mask.background_drop()
                 mask.begin("")
         blocked = sorted(self.banned.blocked) if self.banned is not None else []
-        if self.new_tokens < self.min_new_tokens:
+        if len(self.sampled) < self.min_new_tokens:
             blocked += self.stop_tokens_list
         healing = self.new_tokens == -1
         sample: tuple[Any, ...] = ExLlamaV2Sampler.sample(
@@ -174,6 +188,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         # - the token is a stop token: it counts, and is not shown;
         # - the token completes a banned string: it is taken back with the others of the string, and the job goes on,
         #   unless so many were tried at this place that there is nothing left to say;
+        # - its text is complete under the grammar: nothing but an end could follow;
         # - the completion has its length;
         # - the grammar turned out too complex over this token, whatever else is true of it.
         if self.failure is not None:
@@ -196,16 +211,22 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         token_id = int(next_token)
         self._append(next_token)
         self.memory.add(token_id)
-        if token_id in self.stop_tokens:
+        if token_id in self.stop_tokens and not self._is_prompts_own(token_id):
             self.end = End(EndCause.STOP_TOKEN, token_id)
         elif self._take_back(token_id):
             return self.end is not None
-        elif self.new_tokens >= self.max_new_tokens - self.generator.num_draft_tokens:
+        elif self.grammar is not None and self.grammar.complete:
+            self.end = End(EndCause.COMPLETE)
+        elif len(self.sampled) >= self._max_sampled:
             self.end = End(EndCause.LENGTH)
         undecided = self.banned.undecided if self.banned is not None and self.end is None else 0
         self.settled = len(self.sampled) - undecided
         self._name_pages()
         return self.end is not None
+
+    def _is_prompts_own(self, token_id: int) -> bool:
+        """Whether it is the token that healing took away, sampled again."""
+        return self.healed and len(self.sampled) == 1 and token_id == int(self.prefix_token)
 
     def _append(self, next_token: torch.Tensor) -> None:
         sequence = self.sequences[0]
@@ -226,7 +247,8 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         # Tokens from `settled` on are undecided: a banned string may begin in them. `push` is shown those that it still
         # watches, with the new one, and says how many of the last are part of a string that is complete now.
         tail = [*self.sampled[self.settled : -1], token_id]
-        count = self.banned.push(token_id, tail[-self.banned.undecided - 1 :])
+        may_stop = len(self.sampled) >= self.params.min_new_tokens
+        count = self.banned.push(token_id, tail[-self.banned.undecided - 1 :], may_stop=may_stop)
         if not count:
             return False
         self.new_tokens -= count
@@ -239,54 +261,33 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         return True
 
     def _rewind(self, count: int) -> None:
-        """Shorten the sequence; what its pages hold behind the new end is no longer valid."""
+        """Shorten the sequence, and forget what the library noted of the tokens that are gone."""
         self.generator.pages_touched = True
-        sequence, size = self.sequences[0], self.generator.page_size
-        last = sequence.kv_position // size
-        sequence.kv_position -= count
-        sequence.sequence_ids.truncate(len(sequence.sequence_ids) - count)
+        sequence = self.sequences[0]
+        shorten(sequence, count, self.generator.page_size)
         self.last_token_id = int(sequence.sequence_ids.torch()[0, -1])
-        # The page that the new end lies in keeps its rows up to there; those behind it have none that are valid.
-        for index in range(sequence.kv_position // size, min(last + 1, len(sequence.allocated_pages))):
-            page = sequence.allocated_pages[index]
-            page.can_revert = False
-            page.kv_position = max(sequence.kv_position - index * size, 0)
+        settings = self.gen_settings
+        if settings.ngram_index > len(sequence.sequence_ids):  # DRY has counted some of them: it begins anew
+            settings.ngram_trie, settings.ngram_index = None, 0
+            settings.ngram_history.clear()
 
     def _name_pages(self) -> None:
-        """Name the pages that are complete and cannot be taken back, so that a later prompt finds them."""
-        sequence, size = self.sequences[0], self.generator.page_size
-        end = min(sequence.kv_position, self.prompt_tokens + self.settled)
+        """Name the pages that are complete and will not be written again, so that a later prompt finds them."""
+        # Going back to the settled tokens means to compute the last of them again.
+        size = self.generator.page_size
+        end = self.prompt_tokens + self.settled - 1
         while (self._next_page + 1) * size <= end:
-            self._name_page(sequence, self._next_page)
+            name_page(self.generator, self.sequences[0], self._next_page)
             self._next_page += 1
 
-    def _name_page(self, sequence: Any, index: int) -> None:
-        """Name a full page, as the library's `receive_sample` does, so that later prompts find it."""
-        generator = self.generator
-        page = sequence.allocated_pages[index]
-        parent = sequence.allocated_pages[index - 1].phash if index else None
-        ids = sequence.sequence_ids.torch_slice(index * generator.page_size, (index + 1) * generator.page_size)
-        name = _tensor_hash_checksum(ids, parent)
-        # Is the same text there already?
-        # - On a page of a running job that is still computed: it has the name, but not yet what the name stands for;
-        #   the library asserts that this cannot be. This page stays without a name.
-        # - On a full page of a running job: both jobs use that one from now on, and this page is free.
-        # - On a free page: that one is cleared, and this page has the name.
-        # - Nowhere: this page has the name.
-        twin = generator.referenced_pages.get(name)
-        if twin is not None and twin.kv_position < generator.page_size:
-            return
-        if twin is not None:
-            serial = page.access_serial
-            page.sub_ref()
-            sequence.allocated_pages[index] = twin
-            sequence.block_index_tensor = None
-            twin.add_ref(serial)
-        else:
-            if name in generator.unreferenced_pages:
-                generator.unreferenced_pages[name].clear()
-            page.update_hash(name)
-        if index + 1 < len(sequence.allocated_pages):
-            following = sequence.allocated_pages[index + 1]
-            following.prev_hash = name
-            following.can_revert = False
+
+def healed_text(pieces: Pieces, token_ids: Sequence[int]) -> str:
+    """What token healing takes away of a prompt: the text of its last token, "" where it stays.
+
+    It stays where it is all of the prompt, and where it is no text of its own: a special token or a part of a character.
+    """
+    piece = pieces.piece(token_ids[-1]) if len(token_ids) > 1 else b""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from exllamav2.ext import exllamav2_ext as ext
 
-from actors.sampling import SamplingParams
+from actors.sampling import NEVER, SamplingParams
 
 
 class PenaltyMemory:
@@ -31,12 +32,14 @@ class LogitAdjustment:
     """What changes one job's row of logits before the library samples from it: bias first, then penalties.
 
     The library's own settings stay neutral, since it would count a presence or a frequency over the prompt too:
-    repetition looks at prompt and completion, presence and frequency at the completion alone (OpenAI's meaning).
+    repetition looks at prompt and completion, presence and frequency at the completion alone (OpenAI's meaning), all
+    three at no more than the last `repetition_range` tokens. Only repetition fades out behind them.
     """
 
     def __init__(self, params: SamplingParams) -> None:
         self._params = params
         ids, values = list(params.logit_bias), list(params.logit_bias.values())
+        values = [-math.inf if value <= NEVER else value for value in values]
         self._bias = (torch.tensor(ids, dtype=torch.long), torch.tensor(values, dtype=torch.float)) if ids else None
 
     def apply(self, logits: torch.Tensor, sequence: torch.Tensor, completion_tokens: int) -> None:
@@ -45,9 +48,10 @@ class LogitAdjustment:
         if self._bias is not None:
             ids, values = self._bias
             logits[0, 0, ids] += values
+        span = sequence.shape[-1] if params.repetition_range < 0 else min(params.repetition_range, sequence.shape[-1])
         if params.repetition_penalty != 1.0:
-            reach = (params.repetition_range, params.repetition_decay)
-            ext.apply_rep_penalty(sequence, params.repetition_penalty, *reach, 0.0, 0.0, logits)
+            decay = params.repetition_decay
+            ext.apply_rep_penalty(sequence, params.repetition_penalty, span, decay, 0.0, 0.0, logits)
         if params.presence_penalty or params.frequency_penalty:
-            reach = (completion_tokens, 0)
-            ext.apply_rep_penalty(sequence, 1.0, *reach, params.frequency_penalty, params.presence_penalty, logits)
+            span = min(span, completion_tokens)
+            ext.apply_rep_penalty(sequence, 1.0, span, 0, params.frequency_penalty, params.presence_penalty, logits)

@@ -53,8 +53,10 @@ def sampler_settings(params: SamplingParams) -> ExLlamaV2Sampler.Settings:
 
 
 def is_greedy(params: SamplingParams) -> bool:
-    """A nucleus of nothing (top_p 0) is the most likely token alone; the library would take it for "off"."""
-    return params.temperature < GREEDY_TEMPERATURE or params.top_k == 1 or params.top_p == 0.0
+    """A nucleus of nothing (top_p 0), or of none but the most likely (min_p 1), is the most likely token alone; the
+    library would take either for "off"."""
+    alone = params.top_k == 1 or params.top_p == 0.0 or params.min_p == 1.0
+    return alone or params.temperature < GREEDY_TEMPERATURE
 
 
 def top_k_of(params: SamplingParams) -> int:

@@ -18,10 +18,9 @@ class JobTrack:
         self.over = False
         self._job_id = job.job_id
         self._min_new_tokens = job.params.min_new_tokens
-        context = job.token_ids[:-1] if pool_job.healed else job.token_ids
         stops = StopStrings(job.params.stop) if job.params.stop else None
-        self._text = CompletionText(pieces, context, stops)
-        self._characters_to_drop = len(_text_of(pieces, job.token_ids[-1])) if pool_job.healed else 0
+        context, skipped = pool_job.context
+        self._text = CompletionText(pieces, context, stops, skipped=skipped)
         self._pushed = 0
         self._released = 0
         self._seen_prefill = False
@@ -48,7 +47,7 @@ class JobTrack:
             if job.end is not None and job.end.stop_token_id is not None and self._pushed == len(job.sampled) - 1:
                 break
             self._pushed += 1
-            may_stop = self._pushed > self._min_new_tokens
+            may_stop = self._pushed >= self._min_new_tokens
             release = self._text.push(token_id, may_stop=may_stop)
             text, ids = text + release.text, ids + list(release.token_ids)
             if release.stop is not None:
@@ -68,15 +67,14 @@ class JobTrack:
         match job.end.cause:
             case EndCause.STOP_TOKEN:
                 return self._ended(FinishReason.STOP, stop_token_id=job.end.stop_token_id)
+            case EndCause.COMPLETE:
+                return self._ended(FinishReason.STOP)
             case EndCause.LENGTH:
                 return self._ended(FinishReason.LENGTH)
             case EndCause.FAILURE:
                 return self._ended(FinishReason.ERROR, error=job.failure)
 
     def _emit(self, text: str, token_ids: list[int]) -> list[EngineEvent]:
-        if self._characters_to_drop:
-            dropped = min(self._characters_to_drop, len(text))
-            text, self._characters_to_drop = text[dropped:], self._characters_to_drop - dropped
         if not text and not token_ids:
             return []
         start, self._released = self._released, self._released + len(token_ids)
@@ -106,7 +104,3 @@ class JobTrack:
             stop_string=stop_string,
             error=error,
         )
-
-
-def _text_of(pieces: Pieces, token_id: int) -> str:
-    return pieces.piece(token_id).decode(errors="replace")

@@ -92,8 +92,12 @@ class StandInModel:
             history = (keys[places, 0].long() * 32 + keys[places, 1].long()).numpy()
             for place in range(tokens):
                 seen = history[: past + place + 1]
-                logits[row, place, : self.config.vocab_size] = next_logits(seen, self.config.vocab_size)
+                logits[row, place, : self.config.vocab_size] = self.logits_behind(seen)
         return {} if preprocess_only else {"logits": logits}
+
+    def logits_behind(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """The logits behind a sequence, float16."""
+        return next_logits(token_ids, self.config.vocab_size)
 
     @staticmethod
     def _places(attn_params: Any, row: int, tokens: int) -> tuple[int, torch.Tensor]:
