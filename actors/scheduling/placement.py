@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.paging.hashes import PAGE_TOKENS
+from actors.results import Priority
 from actors.scheduling.fleet import PROFILE_STEPS, Column, Fleet
 from actors.scheduling.policies import BATCH_DECODE_WEIGHT, DECODE_WEIGHT, Candidates, Floats, Policy, cost_s
 from actors.scheduling.records import PEAK_HALF_LIFE_S, Request, Worker, WorkerStatus, fits
@@ -177,8 +178,7 @@ class Placement:
 
     def _room(self, request: Request, state: Floats, now_s: float) -> tuple[Floats, Floats]:
         """Pages and slots that the request may take now: all free ones, or for class batch, unless its trickle is due,
-        what foreground requests are unlikely to need soon. A worker with foreground requests prefills one batch prompt
-        at a time.
+        what is not kept for foreground requests.
 
         On a worker that is kept for a batch request nothing is kept from it: no other may start there, so what was kept
         would stand idle until the memory of the peak had faded.
@@ -186,15 +186,48 @@ class Placement:
         pages, slots = state[Column.FREE_PAGES], state[Column.FREE_SLOTS]
         if request.foreground or request.due:
             return pages, slots
+        room_pages, room_slots = self._background_room(state, now_s)
+        if request.reserves >= 0:
+            room_pages[request.reserves] = pages[request.reserves]
+            room_slots[request.reserves] = slots[request.reserves]
+        return room_pages, room_slots
+
+    def _background_room(self, state: Floats, now_s: float) -> tuple[Floats, Floats]:
+        """Pages and slots that class batch may take: what foreground requests are unlikely to need soon. A worker with
+        foreground requests prefills one batch prompt at a time. An idle worker keeps nothing back: a request that needs
+        all of it would find it so again and again, and wait beside it until the memory of the peak had faded."""
         fade = PEAK_MARGIN * np.exp2((state[Column.PEAK_AT_S] - now_s) / PEAK_HALF_LIFE_S)
         busy = state[Column.PEAK_SLOTS] * fade
         kept_pages = np.maximum(np.floor(state[Column.PEAK_PAGES] * fade) - state[Column.FOREGROUND_PAGES], 0.0)
         kept_slots = np.maximum(np.floor(busy) - state[Column.FOREGROUND_SLOTS], 0.0)
+        idle = state[Column.BATCH] == 0.0
         wait_for_prefill = (state[Column.BACKGROUND_PREFILLS] > 0.0) & (busy >= 1.0)
-        if request.reserves >= 0:
-            kept_pages[request.reserves] = kept_slots[request.reserves] = 0.0
-            wait_for_prefill[request.reserves] = False
-        return pages - kept_pages, np.where(wait_for_prefill, 0.0, slots - kept_slots)
+        slots = np.where(wait_for_prefill, 0.0, state[Column.FREE_SLOTS] - np.where(idle, 0.0, kept_slots))
+        return state[Column.FREE_PAGES] - np.where(idle, 0.0, kept_pages), slots
+
+    def room_pages(self, priority: Priority, now_s: float) -> Floats:
+        """By worker index, the most pages of a request of this class that could start there now, shared pages and the
+        odd tokens of a page aside; 0 or less: none could."""
+        state = self._fleet.state[:, : len(self._fleet.by_index)]
+        if priority is Priority.BATCH:
+            pages, slots = self._background_room(state, now_s)
+        else:
+            pages, slots = state[Column.FREE_PAGES], state[Column.FREE_SLOTS]
+        pages = np.minimum(pages - state[Column.RESERVE_TOKENS] // PAGE_TOKENS, state[Column.CONTEXT_PAGES])
+        room: Floats = np.where((state[Column.UP] > 0.0) & (slots >= 1.0), pages, 0.0)
+        for index in self.reserved:
+            room[index] = 0.0
+        return room
+
+    def avoids(self, request: Request, index: int) -> bool:
+        """Whether the request must not go to this worker, since it failed it."""
+        return bool(request.admission.excluded_workers) and not self.allowed(request)[index]
+
+    def allowed(self, request: Request) -> NDArray[np.bool_]:
+        """By worker index, whether the request does not avoid it."""
+        allowed = np.ones(len(self._fleet.by_index), dtype=np.bool_)
+        self._exclude(request, allowed)
+        return allowed
 
     def _prefill_waits(self, state: Floats) -> Floats:
         """Seconds until the worker takes on another prompt."""

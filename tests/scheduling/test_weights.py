@@ -54,5 +54,5 @@ def test_a_weight_that_is_taken_back_is_one_again() -> None:
 def test_a_weight_that_is_none_changes_nothing(weight: float) -> None:
     pool = crowded()
     pool.handle(TenantsWeighed({"a": weight, "b": 3.0}))
-    assert pool.ignored == {"a weight that is not above 0": 1}
+    assert pool.ignored == {"weights out of bounds": 1}
     assert shares(pool, "first", 20) == {"a": 10, "b": 10}
