@@ -193,10 +193,17 @@ class ClassQueue:
         return self.credit_tokens >= request.admission.prompt_tokens + OUTPUT_WEIGHT * request.expected_tokens
 
     def candidates(self, most: int, round_: int, room: Room | None = None) -> Iterator[Request]:
-        """The window, and beyond it those that `room` would take: another `most` that stay."""
-        yield from self._window(most, round_)
-        if room is not None:
-            yield from self.lanes.fitting(most, round_, room)
+        """The window, and behind it requests that fit `room`: as many as there are in the window that do not."""
+        if room is None:
+            yield from self._window(most, round_)
+            return
+        stayed = []
+        for request in self._window(most, round_):
+            yield request
+            if request.worker is None:
+                stayed.append(request)
+        if self.requests > len(stayed) and room.largest_pages:
+            yield from self.lanes.fitting(most - sum(map(room.fits, stayed)), round_, room)
 
     def _window(self, most: int, round_: int) -> Iterator[Request]:
         """Requests in fair order, each once, at most `most` that stay. The caller may remove the one it was given.

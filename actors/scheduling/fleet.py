@@ -43,7 +43,6 @@ class Column(IntEnum):
     PEAK_AT_S = 16
     BACKGROUND_PREFILLS = 17
     PREFILLS = 18
-    CONTEXT_PAGES = 19
 
 
 class Fleet:
@@ -151,7 +150,6 @@ class Fleet:
             worker.peak_at_s,
             worker.background_prefills,
             len(worker.prefilling),
-            pages_needed(limits.context_tokens),
         )
 
     def refresh_releases(self, now_s: float) -> None:

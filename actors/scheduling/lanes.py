@@ -15,6 +15,8 @@ from typing import Protocol
 
 from actors.scheduling.records import Request
 
+MOST_SEEN = 64
+"""Of one tenant in one lane no more are seen in a round than this: those of the window, and those behind it."""
 Key = tuple[int, tuple[str, ...]]
 """Own pages, and the workers that are avoided, in order."""
 
@@ -152,14 +154,13 @@ class Lanes:
 
     def fitting(self, most: int, round_: int, room: Room) -> Iterator[Request]:
         """Requests that a worker with room could run, in fair order, each once, at most `most` that stay. Those that
-        `round_` has seen already are passed over; they are at most as many."""
+        `round_` has seen already are passed over."""
         aside: list[tuple[Lane, str]] = []
-        depth = 2 * most + 1
         try:
             while most > 0:
                 best: tuple[float, int, Request] | None = None
                 for key in self._up_to(room.largest_pages):
-                    head = self._head(self._lanes[key], depth, round_, aside)
+                    head = self._head(self._lanes[key], round_, aside)
                     if head is not None and (best is None or head[:2] < best[:2]) and room.fits(head[2]):
                         best = head
                 if best is None:
@@ -178,12 +179,10 @@ class Lanes:
         lane = self._lanes.get(_key(request))
         return lane is not None and request.request_id in lane.waiting.get(request.admission.tenant, ())
 
-    def _head(
-        self, lane: Lane, depth: int, round_: int, aside: list[tuple[Lane, str]]
-    ) -> tuple[float, int, Request] | None:
+    def _head(self, lane: Lane, round_: int, aside: list[tuple[Lane, str]]) -> tuple[float, int, Request] | None:
         """(its tenant's counter, its place, request) of the first request of a lane that was not seen yet."""
         while (name := lane.first(self._tenants)) is not None:
-            for request in islice(lane.waiting[name].values(), depth):
+            for request in islice(lane.waiting[name].values(), MOST_SEEN):
                 if request.looked_at != round_:
                     return self._tenants[name].counter, request.place, request
             aside.append((lane, lane.put_aside()))

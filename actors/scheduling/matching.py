@@ -110,7 +110,7 @@ class Matchmaker:
                     self._policy.placed(worker.index)
                     self._skip(passed, worker)
                     for room in rooms.values():
-                        room.shrink()
+                        room.changed(worker)
                     continue
             self._promise(request)
             passed.append(request)
@@ -123,12 +123,12 @@ class Matchmaker:
         only one who has just arrived may start."""
 
         def room(priority: Priority) -> WorkersRoom:
-            rooms[priority] = WorkersRoom(self._placement, priority, now_s, touched)
+            rooms[priority] = WorkersRoom(self._fleet, self._placement, priority, now_s, touched)
             return rooms[priority]
 
         yield from self._queue.candidates(LOOKAHEAD, room if touched is None or touched else None)
-        if arrived is not None and not arrived.scored and arrived in self._queue and self._fleet.any_slot():
-            if WorkersRoom(self._placement, arrived.admission.priority, now_s, None).fits(arrived):
+        if arrived is not None and not arrived.scored and arrived in self._queue:
+            if self._placement.could_start_now(arrived, now_s):
                 yield arrived
 
     def _note_unseen(self, touched: set[int] | None, *, cut_off: bool) -> None:
@@ -217,7 +217,7 @@ class Matchmaker:
     @property
     def holds(self) -> bool:
         """Whether a request may wait for a worker although another could start it."""
-        return self._policy.holds
+        return self._placement.holds
 
     @property
     def reserved(self) -> dict[int, Request]:

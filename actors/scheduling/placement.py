@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.paging.hashes import PAGE_TOKENS
-from actors.results import Priority
 from actors.scheduling.fleet import PROFILE_STEPS, Column, Fleet
 from actors.scheduling.policies import BATCH_DECODE_WEIGHT, DECODE_WEIGHT, Candidates, Floats, Policy, cost_s
 from actors.scheduling.records import PEAK_HALF_LIFE_S, Request, Worker, WorkerStatus, fits
@@ -81,6 +80,11 @@ class Placement:
             f"<Placement over {len(self._fleet)} workers: {len(self.reserved)} kept for one request, "
             f"{self.backlog_s:.3g} s of work wait, pages promised {self.promised_pages}>"
         )
+
+    @property
+    def holds(self) -> bool:
+        """Whether a request may wait for a worker although another could start it."""
+        return self._policy.holds
 
     def best(self, request: Request, now_s: float) -> Place | None:
         """The best place, or None when no healthy worker may take the request.
@@ -180,44 +184,32 @@ class Placement:
         """Pages and slots that the request may take now: all free ones, or for class batch, unless its trickle is due,
         what is not kept for foreground requests.
 
-        On a worker that is kept for a batch request nothing is kept from it: no other may start there, so what was kept
-        would stand idle until the memory of the peak had faded.
+        Nothing is kept from a batch request on a worker that is kept for it, where no other may start, nor on an idle
+        one, which one that needs the whole worker would find again and again: what was kept would stand idle beside it
+        until the memory of the peak had faded.
         """
         pages, slots = state[Column.FREE_PAGES], state[Column.FREE_SLOTS]
         if request.foreground or request.due:
             return pages, slots
-        room_pages, room_slots = self._background_room(state, now_s)
-        if request.reserves >= 0:
-            room_pages[request.reserves] = pages[request.reserves]
-            room_slots[request.reserves] = slots[request.reserves]
-        return room_pages, room_slots
-
-    def _background_room(self, state: Floats, now_s: float) -> tuple[Floats, Floats]:
-        """Pages and slots that class batch may take: what foreground requests are unlikely to need soon. A worker with
-        foreground requests prefills one batch prompt at a time. An idle worker keeps nothing back: a request that needs
-        all of it would find it so again and again, and wait beside it until the memory of the peak had faded."""
         fade = PEAK_MARGIN * np.exp2((state[Column.PEAK_AT_S] - now_s) / PEAK_HALF_LIFE_S)
         busy = state[Column.PEAK_SLOTS] * fade
         kept_pages = np.maximum(np.floor(state[Column.PEAK_PAGES] * fade) - state[Column.FOREGROUND_PAGES], 0.0)
         kept_slots = np.maximum(np.floor(busy) - state[Column.FOREGROUND_SLOTS], 0.0)
-        idle = state[Column.BATCH] == 0.0
         wait_for_prefill = (state[Column.BACKGROUND_PREFILLS] > 0.0) & (busy >= 1.0)
-        slots = np.where(wait_for_prefill, 0.0, state[Column.FREE_SLOTS] - np.where(idle, 0.0, kept_slots))
-        return state[Column.FREE_PAGES] - np.where(idle, 0.0, kept_pages), slots
+        keeps_nothing = state[Column.BATCH] == 0.0
+        if request.reserves >= 0:
+            keeps_nothing[request.reserves] = True
+        room_slots = np.where(wait_for_prefill, 0.0, slots - kept_slots)
+        return np.where(keeps_nothing, pages, pages - kept_pages), np.where(keeps_nothing, slots, room_slots)
 
-    def room_pages(self, priority: Priority, now_s: float) -> Floats:
-        """By worker index, the most pages of a request of this class that could start there now, shared pages and the
-        odd tokens of a page aside; 0 or less: none could."""
+    def could_start_now(self, request: Request, now_s: float) -> bool:
+        """Whether some worker has room for the request, shared pages aside, and nothing else is in its way there."""
         state = self._fleet.state[:, : len(self._fleet.by_index)]
-        if priority is Priority.BATCH:
-            pages, slots = self._background_room(state, now_s)
-        else:
-            pages, slots = state[Column.FREE_PAGES], state[Column.FREE_SLOTS]
-        pages = np.minimum(pages - state[Column.RESERVE_TOKENS] // PAGE_TOKENS, state[Column.CONTEXT_PAGES])
-        room: Floats = np.where((state[Column.UP] > 0.0) & (slots >= 1.0), pages, 0.0)
-        for index in self.reserved:
-            room[index] = 0.0
-        return room
+        pages, slots = self._room(request, state, now_s)
+        ready = (slots >= 1.0) & (pages * PAGE_TOKENS >= request.tokens + state[Column.RESERVE_TOKENS])
+        if self._policy.holds and request.foreground:
+            ready &= self._prefill_waits(state) == 0.0
+        return bool(ready.any()) and bool((ready & self._eligible(request, state)).any())
 
     def avoids(self, request: Request, index: int) -> bool:
         """Whether the request must not go to this worker, since it failed it."""
