@@ -190,13 +190,15 @@ class ClassQueue:
 
     def covers(self, request: Request) -> bool:
         """Whether the class has been promised enough for the request to start before better classes."""
+        if not self.credit_tokens:
+            return False
         return self.credit_tokens >= request.admission.prompt_tokens + OUTPUT_WEIGHT * request.expected_tokens
 
     def candidates(self, most: int, round_: int, room: Room | None = None) -> Iterator[Request]:
         """The window, and behind it requests that fit `room`: as many as there are in the window that do not."""
-        if room is None:
-            yield from self._window(most, round_)
-            return
+        return self._window(most, round_) if room is None else self._window_and_fitting(most, round_, room)
+
+    def _window_and_fitting(self, most: int, round_: int, room: Room) -> Iterator[Request]:
         stayed = []
         for request in self._window(most, round_):
             yield request

@@ -138,6 +138,10 @@ class FairQueue:
         """Worker-seconds of all that waits."""
         return sum(queue.work for queue in self._classes.values())
 
+    def largest_pages(self, priority: Priority) -> int:
+        """Pages of the largest request of this class and better ones."""
+        return max(self._classes[p].lanes.largest_pages for p in CLASSES[: CLASSES.index(priority) + 1])
+
     def share_up_to(self, priority: Priority, pages: int) -> float:
         """Of the work of this class and better ones, the share of requests that hold at most so many pages."""
         classes = [self._classes[p] for p in CLASSES[: CLASSES.index(priority) + 1]]

@@ -79,10 +79,11 @@ class Fleet:
 
     def size_pages(self) -> dict[int, int]:
         """How many of the workers that are not being emptied take requests of at most so many pages."""
-        sizes: Counter[int] = Counter()
+        sizes: dict[int, int] = {}
         for limits, count in self._limits.items():
             pages = limits.total_pages - limits.reserve_tokens // PAGE_TOKENS
-            sizes[min(pages, pages_needed(limits.context_tokens))] += count
+            pages = min(pages, pages_needed(limits.context_tokens))
+            sizes[pages] = sizes.get(pages, 0) + count
         return sizes
 
     def add(self, worker_id: str, slot_name: str, limits: WorkerLimits, sequence: int) -> Worker:

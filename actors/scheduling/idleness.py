@@ -52,7 +52,7 @@ def _excused(state: SchedulerState, request: Request, worker: Worker) -> bool:
         or _is_avoided(state, request, worker)
         or _is_dearer(state, request, worker)
         or (not request.foreground and _is_for_others(state, request, worker))
-        or worker.index in state.matchmaker.unseen
+        or worker.index in state.matchmaker.unseen[request.admission.priority]
     )
 
 

@@ -145,6 +145,10 @@ class Lanes:
         for lane in self._lanes.values():
             lane.list_anew(self._tenants)
 
+    @property
+    def largest_pages(self) -> int:
+        return self._keys[-1][0] if self._keys else 0
+
     def work_beyond(self, pages: int) -> float:
         """Worker-seconds of all that wait and hold more than so many pages."""
         return sum(self._lanes[key].work for key in self._keys[bisect_right(self._keys, (pages + 1,)) :])
@@ -202,4 +206,5 @@ class Lanes:
 
 
 def _key(request: Request) -> Key:
-    return request.own_pages, tuple(sorted(request.admission.excluded_workers))
+    avoided = request.admission.excluded_workers
+    return request.own_pages, tuple(sorted(avoided)) if avoided else ()

@@ -44,8 +44,8 @@ class Matchmaker:
         self._budget = 0
         self._changed: set[int] = set()
         """Workers, by index, that are kept for somebody, or not any more, since this was last looked at."""
-        self.unseen: set[int] = set()
-        """Workers, by index, whose room was not offered to all whom it might suit: there were too many."""
+        self.unseen: dict[Priority, set[int]] = {priority: set() for priority in Priority}
+        """By class, workers (by index) whose room was not offered to all whom it might suit: there were too many."""
         self.looked_s = 0.0
         """When all workers were looked at last, for whoever waits."""
 
@@ -66,6 +66,8 @@ class Matchmaker:
             self.looked_s = now_s
             if not self._fleet.any_slot():
                 touched = set()
+        if touched is not None and not touched and arrived is None:
+            return  # whoever waits was looked at before, and nothing has changed for anybody
         while True:
             self._changed.clear()
             yield from self._start_owners(now_s, touched)
@@ -101,7 +103,7 @@ class Matchmaker:
         for request in self._sequence(now_s, touched, arrived, rooms):
             if not request.scored or touched is None or self._worth_scoring(request, touched, now_s):
                 if not self._budget:
-                    self._note_unseen(touched, cut_off=True)
+                    self._note_unseen(touched, cut_off=set(Priority))
                     return
                 self._budget -= 1
                 worker = self._score(request, now_s)
@@ -114,13 +116,13 @@ class Matchmaker:
                     continue
             self._promise(request)
             passed.append(request)
-        self._note_unseen(touched, cut_off=any(room.was_cut_off for room in rooms.values()))
+        self._note_unseen(touched, cut_off={priority for priority, room in rooms.items() if room.was_cut_off})
 
     def _sequence(
         self, now_s: float, touched: set[int] | None, arrived: Request | None, rooms: dict[Priority, WorkersRoom]
     ) -> Iterator[Request]:
         """Who is looked at. Where no room appeared, whoever was looked at before is where it was, and beyond the window
-        only one who has just arrived may start."""
+        only one who has just arrived may start, unless others there were not looked at: they come first."""
 
         def room(priority: Priority) -> WorkersRoom:
             rooms[priority] = WorkersRoom(self._fleet, self._placement, priority, now_s, touched)
@@ -128,15 +130,18 @@ class Matchmaker:
 
         yield from self._queue.candidates(LOOKAHEAD, room if touched is None or touched else None)
         if arrived is not None and not arrived.scored and arrived in self._queue:
-            if self._placement.could_start_now(arrived, now_s):
+            if self._placement.could_start_now(arrived, now_s, self.unseen[arrived.admission.priority]):
                 yield arrived
 
-    def _note_unseen(self, touched: set[int] | None, *, cut_off: bool) -> None:
+    def _note_unseen(self, touched: set[int] | None, *, cut_off: set[Priority]) -> None:
+        if touched is not None and not touched:
+            return
         looked_at = set(range(len(self._fleet.by_index))) if touched is None else touched
-        if cut_off:
-            self.unseen |= looked_at
-        else:
-            self.unseen -= looked_at
+        for priority, unseen in self.unseen.items():
+            if priority in cut_off:
+                unseen |= looked_at
+            else:
+                unseen -= looked_at
 
     def _score(self, request: Request, now_s: float) -> Worker | None:
         """Look for the best place; note it, and return it if the request can start there now."""

@@ -202,14 +202,19 @@ class Placement:
         room_slots = np.where(wait_for_prefill, 0.0, slots - kept_slots)
         return np.where(keeps_nothing, pages, pages - kept_pages), np.where(keeps_nothing, slots, room_slots)
 
-    def could_start_now(self, request: Request, now_s: float) -> bool:
-        """Whether some worker has room for the request, shared pages aside, and nothing else is in its way there."""
+    def could_start_now(self, request: Request, now_s: float, but: set[int]) -> bool:
+        """Whether some worker, `but` for these, has room for the request, shared pages aside, and nothing else is in
+        its way there."""
         state = self._fleet.state[:, : len(self._fleet.by_index)]
-        pages, slots = self._room(request, state, now_s)
-        ready = (slots >= 1.0) & (pages * PAGE_TOKENS >= request.tokens + state[Column.RESERVE_TOKENS])
+        ready = (state[Column.FREE_SLOTS] >= 1.0) & (state[Column.FREE_PAGES] >= request.own_pages)
         if self._policy.holds and request.foreground:
             ready &= self._prefill_waits(state) == 0.0
-        return bool(ready.any()) and bool((ready & self._eligible(request, state)).any())
+        ready[[index for index in but if index < ready.size]] = False
+        if not ready.any():
+            return False
+        pages, slots = self._room(request, state, now_s)
+        ready &= (slots >= 1.0) & (pages * PAGE_TOKENS >= request.tokens + state[Column.RESERVE_TOKENS])
+        return bool((ready & self._eligible(request, state)).any())
 
     def avoids(self, request: Request, index: int) -> bool:
         """Whether the request must not go to this worker, since it failed it."""
