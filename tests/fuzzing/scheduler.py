@@ -59,7 +59,9 @@ class IdleTime:
     @staticmethod
     def _has_better(world: World, request: Request, worker: Worker) -> bool:
         fleet, avoided = world.scheduler.state.fleet, request.admission.excluded_workers
-        others = [w for w in fleet if w is not worker and w.status is WorkerStatus.UP and fits(request.admission, w.limits)]
+        others = [
+            w for w in fleet if w is not worker and w.status is WorkerStatus.UP and fits(request.admission, w.limits)
+        ]
         held = POLICIES[world.config.policy](0).holds and any(w.index == request.wants for w in others)
         return held or (worker.worker_id in avoided and any(w.worker_id not in avoided for w in others))
 
@@ -145,7 +147,9 @@ def _befall(world: World, slot: Slot, accident: str, lasting_s: float) -> None:
 def _plan_requests(world: World, random: Random) -> str:
     kind = random.choice(("alike", "mixed", "mixed", "large before small", "large batch"))
     count = random.choice((10, 40, 60))
-    wholes = [min(s.limits.context_tokens, PAGE_TOKENS * s.limits.total_pages) - s.limits.reserve_tokens for s in world.slots]
+    wholes = [
+        min(s.limits.context_tokens, PAGE_TOKENS * s.limits.total_pages) - s.limits.reserve_tokens for s in world.slots
+    ]
     spread_s = random.choice((0.0, 20.0, LOAD_S))
     usual = random.choice((100, 256, 1000))
     for number in range(count):

@@ -20,7 +20,6 @@ from actors.scheduling.events import (
     Tick,
     WorkerDown,
     WorkerExpected,
-    WorkerUp,
 )
 from actors.scheduling.recording import encode_event, encode_header
 from tests.scheduling.real_worker import Key, RealWorker
