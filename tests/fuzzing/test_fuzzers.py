@@ -27,3 +27,7 @@ def test_cpu_engine() -> None:
 
 def test_exllamav2_stand_in() -> None:
     try_cases("exllamav2_stand_in", 12)
+
+
+def test_scheduler() -> None:
+    try_cases("scheduler", 6)

@@ -44,6 +44,9 @@ def test_the_key_itself_is_in_no_file() -> None:
     "options",
     [
         {"weight": 0.0},
+        {"weight": 1e-9},
+        {"weight": 1e9},
+        {"weight": True},
         {"max_priority": "urgent"},
         {"requests_per_minute": -1.0},
         {"requests_per_minute": float("inf")},
