@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from actors.errors import ConfigurationError
 
 _SHOWN_CHARACTERS = 80
+_NOWHERE = "what is set"
 _UNKNOWN = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
 _OF_ITS_OWN = "a mapping of settings"
 _WANTED = {
@@ -88,7 +89,7 @@ def fault_told(fault: ErrorDetails) -> str:
     if kind == "value_error":
         told = str(fault["ctx"]["error"]) if "ctx" in fault else fault["msg"]
         return f"{where}{' ' if told.startswith('must ') else ': '}{told}" if where else told
-    where = where or "what is set"
+    where = where or _NOWHERE
     if kind in _UNKNOWN:
         return f"{where} is no setting"
     if kind == "missing":
@@ -96,6 +97,13 @@ def fault_told(fault: ErrorDetails) -> str:
     wanted = _wanted(kind, dict(fault.get("ctx") or {}))
     told = f"{where}: {fault['msg']}" if wanted is None else f"{where} must be {wanted}"
     return f"{told}, not {shown(fault['input'])}"
+
+
+def value_told(error: ValidationError) -> str:
+    """What is wrong with a value that has no place of its own, such as an option's on the command line."""
+    first = error.errors(include_url=False)[0]
+    first["loc"] = ()
+    return f"{fault_told(first).removeprefix(_NOWHERE).lstrip(': ')}."
 
 
 def place_told(location: Sequence[int | str]) -> str:

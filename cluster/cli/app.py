@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from ray.exceptions import RayError
 
 from actors import ExlpoolError, Pool
 from actors.errors import first_line
 from actors.version import package_version
+from actors.wording import value_told
 from cluster.cli import options as opt
 from cluster.cli.console import complain, errors, loading
 from cluster.cli.listing import describe_models
@@ -140,6 +142,8 @@ def main() -> None:
         show = getattr(error, "show", None)  # what the command line itself finds wrong with its arguments
         if show is None:
             raise
+        if isinstance(error.__cause__, ValidationError) and hasattr(error, "message"):
+            error.message = value_told(error.__cause__)
         show()
         status = 2
     if status == INTERRUPTED:

@@ -73,10 +73,14 @@ def test_version_is_that_of_the_package(exlpool: Exlpool, word: str) -> None:
 USAGE: list[tuple[list[str], str]] = [
     (["paint"], "paint"),
     (["generate"], "PROMPT|prompt"),
-    (["generate", "x", "--workers", "0"], "workers"),
-    (["generate", "x", "--workers", "two"], "--workers"),
-    (["generate", "x", "--max-new-tokens", "0"], "max-new-tokens"),
-    (["generate", "x", "--temperature", "warm"], "--temperature"),
+    (["generate", "x", "--workers", "0"], "'--workers': must be at least 1, not '0'"),
+    (["generate", "x", "--workers", "-2"], "'--workers': must be at least 1, not '-2'"),
+    (["generate", "x", "--workers", "two"], "'--workers': must be a whole number, not 'two'"),
+    (["generate", "x", "--max-new-tokens", "0"], "'--max-new-tokens': must be at least 1, not '0'"),
+    (["generate", "x", "--temperature", "warm"], "'--temperature': must be a number, not 'warm'"),
+    (["serve", "--port", "0"], "'--port': must be at least 1, not '0'"),
+    (["serve", "--port", "70000"], "'--port': must be at most 65535, not '70000'"),
+    (["deploy", "x", "--timeout-s", "0"], "'--timeout-s': must be at least 1, not "),
     (["generate", "x", "--colour", "red"], "colour"),
     (["run"], "PROMPTS|prompts"),
 ]
