@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.server import load_keys
+from serve_app.edge.keys_file import load_keys
 from tests.cluster.conftest import Exlpool
 
 

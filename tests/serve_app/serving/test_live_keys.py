@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,7 +142,7 @@ async def test_the_state_of_the_file_is_told(file: Path) -> None:
 
 async def test_keys_that_may_be_old_say_how_old(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1000.0
-    monkeypatch.setattr(live_keys.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
     keys = LiveKeys(LiveSettings(), [], list)
     await keys.use(LiveSettings(keys_file=file))
     for text in (ALICE, "- nonsense"):
@@ -179,7 +180,7 @@ async def test_a_file_that_is_being_written_is_given_time(file: Path, monkeypatc
         await pause(delay_s)
 
     write(file, "")
-    monkeypatch.setattr(live_keys.asyncio, "sleep", written_meanwhile)
+    monkeypatch.setattr(asyncio, "sleep", written_meanwhile)
     edge.tenants = None
     await keys.look()
     assert edge.tenants == {"alice", "bob"}
@@ -198,7 +199,7 @@ async def test_what_was_seen_of_an_older_setting_does_not_come_back(
     async def set_meanwhile(_: float) -> None:
         await keys.use(LiveSettings(keys_file=other))
 
-    monkeypatch.setattr(live_keys.asyncio, "sleep", set_meanwhile)
+    monkeypatch.setattr(asyncio, "sleep", set_meanwhile)
     write(file, "[]")
     await keys.look()
     assert edge.tenants == {"bob"}
