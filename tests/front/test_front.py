@@ -21,6 +21,12 @@ OPTIONS = request_options(max_new_tokens=2)
 RAY_WORDS = "is unavailable: The actor is temporarily unavailable: RpcError: RPC error: Socket closed rpc_code: 14"
 
 
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The streams here are none of Ray's, which another test may have started in this process."""
+    monkeypatch.setattr(ray_session, "cancel_stream", lambda _: None)
+
+
 @asynccontextmanager
 async def front_of(dispatcher: FakeDispatcher) -> AsyncIterator[Front]:
     async with asyncio.timeout(WAIT_S):
