@@ -84,9 +84,9 @@ def test_a_pool_that_is_sent_to_a_task_arrives_as_a_connection_to_it(pool: Pool)
         if how == "captured":
             sent = pool
         if how == "generate":
-            return ray.get(sent.remote(PROMPT, **OPTIONS), timeout=60).token_ids
+            return tuple(ray.get(sent.remote(PROMPT, **OPTIONS), timeout=60).token_ids)
         with sent:
-            whole = ray.get(sent.generate.remote(PROMPT, **OPTIONS), timeout=60).token_ids
+            whole = tuple(ray.get(sent.generate.remote(PROMPT, **OPTIONS), timeout=60).token_ids)
             streamed = tuple(token for delta in sent.stream(PROMPT, **OPTIONS) for token in delta.token_ids)
         assert whole == streamed
         return whole
