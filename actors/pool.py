@@ -225,7 +225,7 @@ def _arrived(_: SameCluster, cls: type[Pool], config: PoolConfig, dispatcher: An
 
 
 def _start_front(dispatcher: Any) -> Any:
-    front = ray.remote(FrontActor).options(num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS).remote(dispatcher)
+    front: Any = ray.remote(FrontActor).options(num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS).remote(dispatcher)
     front.open.remote()  # now, so that the first request does not wait for the process
     return front
 

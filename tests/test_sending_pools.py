@@ -13,7 +13,7 @@ import ray
 
 from actors import ConfigurationError, Pool, PoolClosed, ray_session
 from actors.engines.simulated import expected_tokens
-from actors.script import sending
+from actors.script import sending, shared_front
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -25,7 +25,7 @@ Eventually = Callable[[Callable[[], bool]], None]
 
 @pytest.fixture(scope="module")
 def pool(ray_cluster: None) -> Iterator[Pool]:
-    with Pool.start(name="sent", engine="simulated") as made:
+    with Pool.start(name="sent", engine="simulated", cache_tokens=32768, simulated={"step_s": 0.005}) as made:
         yield made
 
 
@@ -63,13 +63,17 @@ def test_a_pool_whose_connection_to_ray_has_ended_says_so_and_calls_nobody(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray would answer a call by joining another cluster, or by starting one."""
+    monkeypatch.setattr(shared_front, "CONNECTION_POLL_S", 0.05)
     cut_off = copy.copy(pool)
     stream = cut_off.stream(PROMPT, max_new_tokens=2)
+    running = iter(cut_off.stream(PROMPT, max_new_tokens=6000))
+    next(running)
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(ray_session, "_session_id", lambda: None)
         refuses_everything(cut_off)
-        with pytest.raises(PoolClosed):
-            list(stream)
+        for left in (stream, running):
+            with pytest.raises(PoolClosed):
+                list(left)
         cut_off.close()  # there is nothing that it could end
     assert generate(pool) == WANT
 
@@ -80,9 +84,9 @@ def test_a_pool_that_is_sent_to_a_task_arrives_as_a_connection_to_it(pool: Pool)
         if how == "captured":
             sent = pool
         if how == "generate":
-            return ray.get(sent.remote(PROMPT, **OPTIONS), timeout=60).token_ids
+            return tuple(ray.get(sent.remote(PROMPT, **OPTIONS), timeout=60).token_ids)
         with sent:
-            whole = ray.get(sent.generate.remote(PROMPT, **OPTIONS), timeout=60).token_ids
+            whole = tuple(ray.get(sent.generate.remote(PROMPT, **OPTIONS), timeout=60).token_ids)
             streamed = tuple(token for delta in sent.stream(PROMPT, **OPTIONS) for token in delta.token_ids)
         assert whole == streamed
         return whole

@@ -8,8 +8,11 @@ from typing import Any
 
 from actors.errors import PoolClosed
 from actors.front.front import Front
+from actors.ray_session import RaySession
 from actors.request.prompt import PromptEncoder
 from actors.supervisor import Supervisor
+
+CONNECTION_POLL_S = 1.0
 
 
 class SharedFront:
@@ -17,7 +20,7 @@ class SharedFront:
 
     Whoever asks while it is being opened waits for the same opening. One that fails is told to all who wait for it,
     and the next who asks tries again. When the loop ends without `shut_down`, as `asyncio.run` does by cancelling all
-    tasks, the front is shut down and `on_loop_end` is called.
+    tasks, or the connection to Ray does, the front is shut down and `on_loop_end` is called.
     """
 
     def __init__(
@@ -34,7 +37,7 @@ class SharedFront:
         self._front: Front | None = None
         self._opening: asyncio.Future[Front] | None = None
         self._closed = False
-        self._supervisor.start("outlive nothing", _for_ever(), on_end=self._loop_ended)
+        self._supervisor.start("outlive nothing", _while_connected(RaySession()), on_end=self._base_ended)
 
     async def get(self) -> Front:
         """:raises ExlpoolError: the front could not be opened.
@@ -77,7 +80,8 @@ class SharedFront:
         if self._front is not None:
             await self._front.close()
 
-    def _loop_ended(self, failure: BaseException | None) -> None:
+    def _base_ended(self, failure: BaseException | None) -> None:
+        """The event loop ends, or the connection to Ray has ended."""
         self.shut_down()
         self._on_loop_end()
 
@@ -85,5 +89,9 @@ class SharedFront:
         return f"<SharedFront: {self._front!r}>" if self._front else "<SharedFront: not open>"
 
 
-async def _for_ever() -> None:
-    await asyncio.get_running_loop().create_future()
+async def _while_connected(session: RaySession) -> None:
+    """Ray says nothing of its shutdown to whoever waits for something of it."""
+    while True:
+        if session.over:
+            return
+        await asyncio.sleep(CONNECTION_POLL_S)

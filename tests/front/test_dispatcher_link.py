@@ -11,7 +11,7 @@ import pytest
 import ray
 from ray.exceptions import ActorUnavailableError
 
-from actors.errors import NoHealthyWorker, Overloaded, PoolClosed
+from actors.errors import ExlpoolError, NoHealthyWorker, Overloaded, PoolClosed
 from actors.front import dispatcher_link
 from actors.front.attempt_output import AttemptLost, AttemptOutput
 from actors.front.dispatcher_link import DispatcherLink
@@ -130,7 +130,7 @@ async def test_a_refusal_is_raised_as_its_own_type_and_needs_no_release(rig: _Ri
 
 async def test_an_error_of_the_dispatcher_fails_what_the_call_carried(rig: _Rig) -> None:
     place = rig.link.ask(admission("raise"))
-    with pytest.raises(ValueError, match="stumbles"):
+    with pytest.raises(ExlpoolError, match="dispatcher failed"):
         await decided(place)
     place.release()
     await decided(rig.link.ask(admission("grant")))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from ray.exceptions import ActorUnavailableError, RayError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from actors import ray_session
 from actors.errors import ExlpoolError, PoolClosed, WorkerDied
@@ -19,6 +19,12 @@ from tests.front.actors import FakeDispatcher, FakeWorker
 WAIT_S = 20.0
 OPTIONS = request_options(max_new_tokens=2)
 RAY_WORDS = "is unavailable: The actor is temporarily unavailable: RpcError: RPC error: Socket closed rpc_code: 14"
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The streams here are none of Ray's, which another test may have started in this process."""
+    monkeypatch.setattr(ray_session, "cancel_stream", lambda _: None)
 
 
 @asynccontextmanager
@@ -64,12 +70,12 @@ async def _read(front: Front) -> None:
 
 
 async def test_a_fault_of_the_dispatcher_is_told_without_its_traceback() -> None:
-    from ray.exceptions import RayTaskError
-
     dispatcher = FakeDispatcher(FakeWorker("slot#1"), ["slot#1"])
 
     async def stumble(*_: object) -> None:
-        raise RayTaskError("place_requests", "Traceback: ray::Dispatcher.place_requests()", ValueError("secret"))
+        raise RayTaskError(  # type: ignore[no-untyped-call]
+            "place_requests", "Traceback: ray::Dispatcher.place_requests()", ValueError("secret")
+        )
 
     dispatcher.place_requests._function = stumble
     async with front_of(dispatcher) as front:
@@ -87,7 +93,8 @@ async def test_nothing_is_called_any_more_once_the_connection_to_ray_has_ended(m
         await front.generate((5, 6), OPTIONS)
         before = [method.calls for method in methods]
         monkeypatch.setattr(ray_session, "_session_id", lambda: ("another cluster", "this process"))
-        for link in (front._places, *front._links.values()):
+        front._places.break_stream()
+        for link in front._links.values():
             link.break_stream()
         for call in (_read(front), front.generate((5, 6), OPTIONS)):
             with pytest.raises(PoolClosed, match=r"ray\.shutdown"):
