@@ -48,6 +48,7 @@ SUPPORTED_PARAMETERS = frozenset(
     }
 )
 _MEMORY_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_USAGE_FILES = ("memory.current", "memory.usage_in_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +159,21 @@ def available_bytes() -> int:
     """
     bounds = [2**63]
     bounds += [_meminfo_available()] if Path("/proc/meminfo").exists() else []
-    bounds += [int(text) for file in _MEMORY_FILES if file.exists() and (text := file.read_text().strip()).isdigit()]
+    for file in _MEMORY_FILES:
+        if file.exists() and (text := file.read_text().strip()).isdigit():
+            bounds.append(max(0, int(text) - _used_bytes(file.parent)))
     return min(bounds)
+
+
+def _used_bytes(group: Path) -> int:
+    """What a container's processes use of its limit, without the files that the kernel may forget."""
+    used = [int(file.read_text()) for name in _USAGE_FILES if (file := group / name).exists()]
+    statistics = group / "memory.stat"
+    lines = statistics.read_text(encoding="ascii").splitlines() if statistics.exists() else []
+    forgettable = [
+        int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "total_inactive_file "))
+    ]
+    return max(0, min(used, default=0) - max(forgettable, default=0))
 
 
 def _meminfo_available() -> int:

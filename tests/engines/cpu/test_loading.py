@@ -83,6 +83,9 @@ def test_memory_is_bounded_by_the_container(monkeypatch: pytest.MonkeyPatch, tmp
     unlimited.write_text("max\n")
     monkeypatch.setattr(cpu_loading, "_MEMORY_FILES", (unlimited, tmp_path / "none", limit))
     assert cpu_loading.available_bytes() == 2**20
+    (tmp_path / "memory.current").write_text("900000\n")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 400000\nactive_file 7\n")
+    assert cpu_loading.available_bytes() == 2**20 - 500_000
 
 
 def test_quantised_weights_are_said_to_need_a_gpu(tmp_path: Path) -> None:
