@@ -9,6 +9,19 @@ from types import MappingProxyType
 
 from actors.errors import ConfigurationError
 
+SMALLEST_WEIGHT = 0.001
+LARGEST_WEIGHT = 1000.0
+"""A tenant's counter grows by tokens divided by its weight: within these bounds it stays finite, and exact enough."""
+
+
+def weight_fault(weight: object) -> str | None:
+    """What is wrong with a tenant's weight, as the end of a sentence, or None."""
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        return f"must be a number, not {weight!r}"
+    if not SMALLEST_WEIGHT <= weight <= LARGEST_WEIGHT:
+        return f"must be from {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:g}, not {weight}"
+    return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
@@ -42,7 +55,6 @@ class SchedulerConfig:
             if not value > 0 or math.isnan(value):
                 raise ConfigurationError(f"{name} must be above 0, not {value}.", param=name)
         for tenant, weight in self.tenant_weights.items():
-            if not 0 < weight < math.inf:
-                raise ConfigurationError(
-                    f"The weight of tenant {tenant!r} must be above 0, not {weight}.", param="tenant_weights"
-                )
+            fault = weight_fault(weight)
+            if fault is not None:
+                raise ConfigurationError(f"The weight of tenant {tenant!r} {fault}.", param="tenant_weights")

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from actors.errors import ConfigurationError
 from actors.request.options import MAX_TENANT_CHARACTERS
 from actors.results import Priority
+from actors.scheduling.config import LARGEST_WEIGHT, SMALLEST_WEIGHT
 
 PREFIX = "exl-"
 KEY_BYTES = 32
@@ -37,7 +38,13 @@ class KeyEntry(BaseModel):
 
     tenant: str = Field(min_length=1, max_length=MAX_TENANT_CHARACTERS)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    weight: float = Field(1.0, gt=0.0, le=1000.0, description="share of the pool, beside other tenants that wait")
+    weight: float = Field(
+        1.0,
+        strict=True,
+        ge=SMALLEST_WEIGHT,
+        le=LARGEST_WEIGHT,
+        description="share of the pool, beside other tenants that wait",
+    )
     max_priority: Priority = Field(Priority.INTERACTIVE, description="the best class that it may ask for")
     requests_per_minute: float | None = Field(None, gt=0.0)
     tokens_per_minute: float | None = Field(None, gt=0.0, description="prompt and completion together")

@@ -28,8 +28,14 @@ def test_bounds_must_be_above_zero(name: str, value: float) -> None:
     assert caught.value.param == name
 
 
-@pytest.mark.parametrize("weight", [0.0, -2.0, float("nan"), float("inf")])
-def test_weights_must_be_above_zero(weight: float) -> None:
-    with pytest.raises(ConfigurationError, match="weight of tenant 'a'"):
+@pytest.mark.parametrize(
+    "weight", [0.0, -2.0, float("nan"), float("inf"), 1e-300, 0.00099, 1000.1, 1e300, 10**400, True, "2", None]
+)
+def test_weights_are_numbers_within_bounds(weight: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"weight of tenant 'a' must be (a number|from 0.001 to 1000), not"):
         SchedulerConfig(tenant_weights={"a": weight})
-    assert SchedulerConfig(tenant_weights={"a": 0.5}).tenant_weights == {"a": 0.5}
+
+
+@pytest.mark.parametrize("weight", [0.001, 0.5, 1, 1000])
+def test_weights_within_bounds_are_taken(weight: float) -> None:
+    assert SchedulerConfig(tenant_weights={"a": weight}).tenant_weights == {"a": weight}

@@ -76,6 +76,9 @@ def test_a_file_that_is_made_is_its_owners_only(tmp_path: Path) -> None:
         ("- {tenant: a, sha256: SECRET}", "key 1.sha256"),
         (f"- {{tenant: a, sha256: {A}, wait: 2}}", "key 1.wait"),
         (f"- {{tenant: a, sha256: {A}, weight: 0}}", "key 1.weight"),
+        (f"- {{tenant: a, sha256: {A}, weight: 1.0e-300}}", "key 1.weight.*0.001"),
+        (f"- {{tenant: a, sha256: {A}, weight: .nan}}", "key 1.weight"),
+        (f"- {{tenant: a, sha256: {A}, weight: true}}", "key 1.weight"),
         (f"- {{tenant: a, sha256: {A}, max_priority: urgent}}", "key 1.max_priority"),
         (f"- {{tenant: a, sha256: {A}}}\n- {{tenant: b, sha256: {A}}}", "twice"),
         (f"- {{tenant: a, sha256: {A}}}\n- {{tenant: a, weight: 2, sha256: {B}}}", "differ"),
@@ -93,7 +96,17 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_keys(tmp_path / "keys.yaml")
 
 
-@pytest.mark.parametrize("options", [{"weight": 0.0}, {"max_priority": "urgent"}, {"requests_per_minute": -1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weight": 0.0},
+        {"weight": 1e-9},
+        {"weight": 1e9},
+        {"weight": True},
+        {"max_priority": "urgent"},
+        {"requests_per_minute": -1.0},
+    ],
+)
 def test_a_wrong_option_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         entry_line(new_key(), "alice", **options)
