@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
+from actors.scheduling.lanes import Lanes, Room
 from actors.scheduling.records import Request
 
 OUTPUT_WEIGHT = 2.0
 """An output token counts as so many input tokens (VTC's default)."""
 MAX_IDLE_TENANTS = 4096
 """Tenants without a waiting request whose counters are remembered, per class."""
+LARGEST_COUNTER = 2.0**50
+"""A counter that grows larger has all of its class reduced: beyond 2^53 a float no longer holds every whole number."""
+RECOUNT_AFTER = 1 << 16
+"""Removals after which sums are taken anew, so that they do not drift in a queue that is never empty."""
 
 
 @dataclass(slots=True)
@@ -42,10 +48,13 @@ class ClassQueue:
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._weights = weights
         self.tenants: dict[str, Tenant] = {}
+        self.lanes = Lanes(self.tenants)
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._floor = 0.0
         """Where a tenant starts when nobody waits: the counter of the last one that did."""
         self._heap: list[tuple[float, str]] = []
+        self._places = 0
+        self._removals = 0
         self.requests = 0
         self.waiting_tenants = 0
         self.waiting_weight = 0.0
@@ -75,6 +84,9 @@ class ClassQueue:
         tenant.requests[request.request_id] = request
         if first:
             tenant.requests.move_to_end(request.request_id, last=False)
+        self._places += 1
+        request.place = -self._places if first else self._places
+        self.lanes.push(request, first=first)
         tenant.work += request.work
         self.work += request.work
         self.requests += 1
@@ -123,6 +135,7 @@ class ClassQueue:
     def remove(self, request: Request) -> None:
         tenant = self.tenants[request.admission.tenant]
         del tenant.requests[request.request_id]
+        self.lanes.remove(request)
         tenant.work -= request.work
         self.work -= request.work
         self.requests -= 1
@@ -131,6 +144,16 @@ class ClassQueue:
         if not self.requests:  # nothing is left: no rounding errors, and no promise to a class that does not wait
             self.work = self.waiting_weight = self.credit_tokens = 0.0
             self._floor = tenant.counter
+        self._removals += 1
+        if self._removals >= RECOUNT_AFTER:
+            self._recount()
+
+    def _recount(self) -> None:
+        self._removals = 0
+        for tenant in self.tenants.values():
+            tenant.work = math.fsum(request.work for request in tenant.requests.values())
+        self.work = math.fsum(tenant.work for tenant in self.tenants.values())
+        self.waiting_weight = math.fsum(tenant.weight for tenant in self.tenants.values() if tenant.requests)
 
     def _rest(self, tenant: Tenant) -> None:
         tenant.work = 0.0
@@ -145,14 +168,46 @@ class ClassQueue:
         if tenant is None:
             return
         tenant.counter += tokens / tenant.weight
-        if tokens < 0 and tenant.listed is not None:
+        if tenant.counter > LARGEST_COUNTER:
+            self._reduce_counters()
+        elif tokens < 0 and tenant.listed is not None:
             self._list(tenant)
+
+    def _reduce_counters(self) -> None:
+        """Take from all counters what all have. They are only compared with each other, so this changes no order,
+        unless a tenant is so far ahead that it would stay out of bounds: some of that is forgiven."""
+        lowest = self.first()
+        base = self._floor if lowest is None else lowest.counter
+        for tenant in self.tenants.values():
+            tenant.counter = min(max(tenant.counter - base, 0.0), LARGEST_COUNTER / 2)
+            tenant.listed = None
+        self._floor = min(max(self._floor - base, 0.0), LARGEST_COUNTER / 2)
+        self._heap.clear()
+        for tenant in self.tenants.values():
+            if tenant.requests:
+                self._list(tenant)
+        self.lanes.list_anew()
 
     def covers(self, request: Request) -> bool:
         """Whether the class has been promised enough for the request to start before better classes."""
+        if not self.credit_tokens:
+            return False
         return self.credit_tokens >= request.admission.prompt_tokens + OUTPUT_WEIGHT * request.expected_tokens
 
-    def candidates(self, most: int, round_: int) -> Iterator[Request]:
+    def candidates(self, most: int, round_: int, room: Room | None = None) -> Iterator[Request]:
+        """The window, and behind it requests that fit `room`: as many as there are in the window that do not."""
+        return self._window(most, round_) if room is None else self._window_and_fitting(most, round_, room)
+
+    def _window_and_fitting(self, most: int, round_: int, room: Room) -> Iterator[Request]:
+        stayed = []
+        for request in self._window(most, round_):
+            yield request
+            if request.worker is None:
+                stayed.append(request)
+        if self.requests > len(stayed) and room.largest_pages:
+            yield from self.lanes.fitting(most - sum(map(room.fits, stayed)), round_, room)
+
+    def _window(self, most: int, round_: int) -> Iterator[Request]:
         """Requests in fair order, each once, at most `most` that stay. The caller may remove the one it was given.
 
         A removal means that the request was started: its tenant was charged, so the order is another one, and the

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from actors.results import Priority
 from actors.scheduling.class_queue import OUTPUT_WEIGHT, ClassQueue
+from actors.scheduling.lanes import Room
 from actors.scheduling.records import Request
 
 TRICKLE = {Priority.INTERACTIVE: 0.0, Priority.DEFAULT: 0.1, Priority.BATCH: 0.02}
@@ -99,12 +100,15 @@ class FairQueue:
         queue.charge(request.admission.tenant, OUTPUT_WEIGHT * output_tokens - request.charged_tokens)
         request.charged_tokens = OUTPUT_WEIGHT * output_tokens
 
-    def candidates(self, most: int) -> Iterator[Request]:
-        """Requests in the order in which they should be looked at, at most `most` of each class that stay."""
+    def candidates(self, most: int, room: Callable[[Priority], Room] | None = None) -> Iterator[Request]:
+        """Requests in the order in which they should be looked at, at most `most` of each class that stay; and of each
+        class, behind those, as many again that fit its `room`."""
         self._round += 1
         for priority in self._order():
             queue = self._classes[priority]
-            for request in queue.candidates(most, self._round):
+            if not queue.requests:
+                continue
+            for request in queue.candidates(most, self._round, None if room is None else room(priority)):
                 request.due = queue.covers(request)
                 yield request
 
@@ -134,8 +138,20 @@ class FairQueue:
         """Worker-seconds of all that waits."""
         return sum(queue.work for queue in self._classes.values())
 
+    def largest_pages(self, priority: Priority) -> int:
+        """Pages of the largest request of this class and better ones."""
+        return max(self._classes[p].lanes.largest_pages for p in CLASSES[: CLASSES.index(priority) + 1])
+
+    def share_up_to(self, priority: Priority, pages: int) -> float:
+        """Of the work of this class and better ones, the share of requests that hold at most so many pages."""
+        classes = [self._classes[p] for p in CLASSES[: CLASSES.index(priority) + 1]]
+        work = sum(queue.work for queue in classes)
+        beyond = sum(queue.lanes.work_beyond(pages) for queue in classes)
+        return min(max(1.0 - beyond / work, 0.0), 1.0) if work > 0.0 else 1.0
+
     def validate(self) -> None:
-        """Check that the tenants' queues hold what the whole queue does, and that every tenant who waits is listed.
+        """Check that the tenants' queues hold what the whole queue does, that every tenant who waits is listed, and
+        that no counter has left the finite.
 
         :raises AssertionError: something was lost.
         """
@@ -148,6 +164,10 @@ class FairQueue:
             assert math.isclose(queue.waiting_weight, weight, abs_tol=1e-6), "the weight of who waits is wrong"
             work = sum(request.work for tenant in waiting for request in tenant.requests.values())
             assert math.isclose(queue.work, work, abs_tol=1e-6), "the work that waits is wrong"
+            queue.lanes.validate()
+            assert len(queue.lanes) == queue.requests, "the lanes do not hold what the class does"
+            numbers = [queue.credit_tokens, *(tenant.counter for tenant in queue.tenants.values())]
+            assert all(math.isfinite(number) for number in numbers), "a counter has left the finite"
             for tenant in waiting:
                 assert all(self._requests.get(i) is r for i, r in tenant.requests.items()), "a request was lost"
         assert len(self) == sum(self.counts().values()), "the classes do not add up"

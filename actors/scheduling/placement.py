@@ -81,6 +81,11 @@ class Placement:
             f"{self.backlog_s:.3g} s of work wait, pages promised {self.promised_pages}>"
         )
 
+    @property
+    def holds(self) -> bool:
+        """Whether a request may wait for a worker although another could start it."""
+        return self._policy.holds
+
     def best(self, request: Request, now_s: float) -> Place | None:
         """The best place, or None when no healthy worker may take the request.
 
@@ -177,11 +182,11 @@ class Placement:
 
     def _room(self, request: Request, state: Floats, now_s: float) -> tuple[Floats, Floats]:
         """Pages and slots that the request may take now: all free ones, or for class batch, unless its trickle is due,
-        what foreground requests are unlikely to need soon. A worker with foreground requests prefills one batch prompt
-        at a time.
+        what is not kept for foreground requests.
 
-        On a worker that is kept for a batch request nothing is kept from it: no other may start there, so what was kept
-        would stand idle until the memory of the peak had faded.
+        Nothing is kept from a batch request on a worker that is kept for it, where no other may start, nor on an idle
+        one, which one that needs the whole worker would find again and again: what was kept would stand idle beside it
+        until the memory of the peak had faded.
         """
         pages, slots = state[Column.FREE_PAGES], state[Column.FREE_SLOTS]
         if request.foreground or request.due:
@@ -191,10 +196,35 @@ class Placement:
         kept_pages = np.maximum(np.floor(state[Column.PEAK_PAGES] * fade) - state[Column.FOREGROUND_PAGES], 0.0)
         kept_slots = np.maximum(np.floor(busy) - state[Column.FOREGROUND_SLOTS], 0.0)
         wait_for_prefill = (state[Column.BACKGROUND_PREFILLS] > 0.0) & (busy >= 1.0)
+        keeps_nothing = state[Column.BATCH] == 0.0
         if request.reserves >= 0:
-            kept_pages[request.reserves] = kept_slots[request.reserves] = 0.0
-            wait_for_prefill[request.reserves] = False
-        return pages - kept_pages, np.where(wait_for_prefill, 0.0, slots - kept_slots)
+            keeps_nothing[request.reserves] = True
+        room_slots = np.where(wait_for_prefill, 0.0, slots - kept_slots)
+        return np.where(keeps_nothing, pages, pages - kept_pages), np.where(keeps_nothing, slots, room_slots)
+
+    def could_start_now(self, request: Request, now_s: float, but: set[int]) -> bool:
+        """Whether some worker, `but` for these, has room for the request, shared pages aside, and nothing else is in
+        its way there."""
+        state = self._fleet.state[:, : len(self._fleet.by_index)]
+        ready = (state[Column.FREE_SLOTS] >= 1.0) & (state[Column.FREE_PAGES] >= request.own_pages)
+        if self._policy.holds and request.foreground:
+            ready &= self._prefill_waits(state) == 0.0
+        ready[[index for index in but if index < ready.size]] = False
+        if not ready.any():
+            return False
+        pages, slots = self._room(request, state, now_s)
+        ready &= (slots >= 1.0) & (pages * PAGE_TOKENS >= request.tokens + state[Column.RESERVE_TOKENS])
+        return bool((ready & self._eligible(request, state)).any())
+
+    def avoids(self, request: Request, index: int) -> bool:
+        """Whether the request must not go to this worker, since it failed it."""
+        return bool(request.admission.excluded_workers) and not self.allowed(request)[index]
+
+    def allowed(self, request: Request) -> NDArray[np.bool_]:
+        """By worker index, whether the request does not avoid it."""
+        allowed = np.ones(len(self._fleet.by_index), dtype=np.bool_)
+        self._exclude(request, allowed)
+        return allowed
 
     def _prefill_waits(self, state: Floats) -> Floats:
         """Seconds until the worker takes on another prompt."""

@@ -56,6 +56,8 @@ class Request:
     # While it waits.
     overtakers: int = 0
     """Foreground requests that had ever been started when it arrived: later ones go before class batch."""
+    place: int = 0
+    """Its place among the requests of its class, apart from what tenants were served: the lowest is first."""
     looked_at: int = 0
     """The round of placement that saw it last."""
     due: bool = False

@@ -70,7 +70,8 @@ def press_back(state: SchedulerState, request: Request) -> list[Action]:
     place_wait_s = request.place_wait_s if request.wants >= 0 else None
     if place_wait_s is not None:
         waits.looked(place_wait_s)
-    request.estimated_wait_s, request.wait_scale = waits.wait_s(request.work_ahead, place_wait_s), waits.scale
+    work_ahead = request.work_ahead * _share_that_competes(state, request)
+    request.estimated_wait_s, request.wait_scale = waits.wait_s(work_ahead, place_wait_s), waits.scale
     bound_s = request.deadline_s - request.arrived_s
     if request.estimated_wait_s <= bound_s or request.admission.attempt > 1:
         return []
@@ -81,6 +82,22 @@ def press_back(state: SchedulerState, request: Request) -> list[Action]:
     retry_after_s = waits.retry_after_s(request.estimated_wait_s, bound_s)
     end(state, request, "not admitted")
     return [refuse(state, request.request_id, request.front_id, RefusalReason.WAIT_TOO_LONG, text, retry_after_s)]
+
+
+def _share_that_competes(state: SchedulerState, request: Request) -> float:
+    """Of the work ahead, what a request of this size has to wait for, in a pool of unequal workers.
+
+    Workers of up to some size serve only what fits them: so a small request waits no longer than the small requests
+    keep the small workers busy, however many large ones wait for a large worker. The best such size counts.
+    """
+    sizes, priority = state.fleet.size_pages(), request.admission.priority
+    if not sizes or state.queue.largest_pages(priority) <= min(sizes):
+        return 1.0
+    workers, total, best = 0, sum(sizes.values()), 1.0
+    for size_pages in sorted(size for size in sizes if size >= request.own_pages):
+        workers += sizes[size_pages]
+        best = min(best, state.queue.share_up_to(priority, size_pages) * total / workers)
+    return best
 
 
 def refuse_expired(state: SchedulerState) -> list[Action]:

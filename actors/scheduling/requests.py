@@ -7,6 +7,7 @@ import math
 from actors.messages import Admission, RefusalReason
 from actors.scheduling import intake
 from actors.scheduling.actions import Action
+from actors.scheduling.config import weight_fault
 from actors.scheduling.events import Cancelled, FrontGone, Submitted, TenantsWeighed
 from actors.scheduling.health import suspect
 from actors.scheduling.records import Request, RequestState, WorkerStatus
@@ -132,8 +133,8 @@ def on_front_gone(state: SchedulerState, event: FrontGone) -> list[Action]:
 
 
 def on_tenants_weighed(state: SchedulerState, event: TenantsWeighed) -> list[Action]:
-    if all(0.0 < weight < math.inf for weight in event.weights.values()):
-        state.queue.weigh(event.weights)
+    if any(weight_fault(weight) for weight in event.weights.values()):
+        state.ignore("weights out of bounds")
     else:
-        state.ignore("a weight that is not above 0")
+        state.queue.weigh(event.weights)
     return []

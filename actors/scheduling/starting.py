@@ -17,7 +17,7 @@ def start_matches(state: SchedulerState) -> list[Action]:
     if not state.queue or not len(state.fleet):
         return actions
     backlog_s = state.waits.drain_s(state.queue.work)
-    for request, worker in state.matchmaker.matches(state.now_s, state.touched, backlog_s):
+    for request, worker in state.matchmaker.matches(state.now_s, state.touched, backlog_s, state.arrived):
         actions.append(_start(state, request, worker))
     return actions
 

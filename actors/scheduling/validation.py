@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from actors.scheduling.fleet import Column
+from actors.scheduling.idleness import overlooked
 from actors.scheduling.records import RequestState, Worker, WorkerStatus
 from actors.scheduling.state import SchedulerState
 
@@ -33,6 +34,8 @@ def validate(state: SchedulerState) -> None:
         assert request.reserves == index, "a worker is kept for a request that does not know"
         assert state.fleet.by_index[index] is not None, "a worker that is gone is kept for a request"
     state.queue.validate()
+    for request, free in overlooked(state):
+        raise AssertionError(f"{request} waits beside {free}, which could start it")
 
 
 def _validate_worker(state: SchedulerState, worker: Worker) -> None:

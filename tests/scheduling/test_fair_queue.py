@@ -108,7 +108,7 @@ def test_a_scheduler_takes_new_weights_and_ignores_impossible_ones() -> None:
     pool.handle(TenantsWeighed({"a": 5.0}))
     for weight in (0.0, -1.0, float("nan"), float("inf")):
         pool.handle(TenantsWeighed({"a": weight}))
-    assert pool.ignored == {"a weight that is not above 0": 4}
+    assert pool.ignored == {"weights out of bounds": 4}
 
 
 def test_long_requests_cost_a_tenant_more() -> None:
