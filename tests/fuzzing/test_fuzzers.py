@@ -11,3 +11,7 @@ def try_cases(name: str, count: int) -> None:
     fuzzer = load(name)
     for case in range(count):
         fuzzer.try_case(randomness(SEED, case))
+
+
+def test_scheduler() -> None:
+    try_cases("scheduler", 6)
