@@ -32,9 +32,9 @@ def overlooked(state: SchedulerState) -> Iterator[tuple[Request, Worker]]:
     rooms = [(worker, worker.ledger.free_pages) for worker in state.fleet if _has_slot(worker)]
     for request in state.queue if rooms else ():
         for worker, free_pages in rooms:
-            if request.own_pages <= free_pages and _has_room(request, worker):
-                if not _excused(state, request, worker):
-                    yield request, worker
+            fits_now = request.own_pages <= free_pages and _has_room(request, worker)
+            if fits_now and not _excused(state, request, worker):
+                yield request, worker
 
 
 def _has_slot(worker: Worker) -> bool:

@@ -129,9 +129,10 @@ class Matchmaker:
             return rooms[priority]
 
         yield from self._queue.candidates(LOOKAHEAD, room if touched is None or touched else None)
-        if arrived is not None and not arrived.scored and arrived in self._queue:
-            if self._placement.could_start_now(arrived, now_s, self.unseen[arrived.admission.priority]):
-                yield arrived
+        if arrived is None or arrived.scored or arrived not in self._queue:
+            return
+        if self._placement.could_start_now(arrived, now_s, self.unseen[arrived.admission.priority]):
+            yield arrived
 
     def _note_unseen(self, touched: set[int] | None, *, cut_off: set[Priority]) -> None:
         if touched is not None and not touched:

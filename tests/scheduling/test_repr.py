@@ -7,6 +7,7 @@ from actors.scheduling.class_queue import ClassQueue
 from actors.scheduling.events import WorkerExpected
 from actors.scheduling.placement import Placement
 from actors.scheduling.policies import make_policy
+from actors.scheduling.room import WorkersRoom
 from tests.scheduling.pool import Pool, pages
 
 
@@ -48,6 +49,15 @@ def test_queues() -> None:
     pool.submit("u", 10, 20, priority=Priority.BATCH)
     assert "default <1 requests of 1 tenants" in repr(pool.scheduler.state.queue)
     assert "batch <1 requests of 1 tenants" in repr(pool.scheduler.state.queue)
+
+
+def test_lanes_and_room() -> None:
+    state = crowded_pool().scheduler.state
+    assert repr(ClassQueue({}).lanes) == "<Lanes of nobody>"
+    assert repr(state.queue._classes[Priority.DEFAULT].lanes) == "<Lanes of 1 pages>"
+    room = WorkersRoom(state.fleet, Placement(state.fleet, make_policy("cost", 0)), Priority.DEFAULT, 1.5, None)
+    room.cut_off()
+    assert repr(room) == "<WorkersRoom of default: 0 pages, cut off>"
 
 
 def test_books() -> None:
