@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,10 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from actors.errors import ConfigurationError
 from actors.paging.hashes import PAGE_TOKENS
+from actors.wording import not_utf8, setting_error, shown
 
 EngineName = Literal["auto", "cpu", "exllamav2", "simulated"]
 CacheMode = Literal["fp16", "q8", "q6", "q4"]
 PolicyName = Literal["cost", "lmetric", "power_of_two", "least_requests", "round_robin"]
+
+
+POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 class _Section(BaseModel):
@@ -84,7 +91,7 @@ class EngineConfig(_Section):
 class PoolConfig(EngineConfig):
     """A pool: its engine, its workers, and how much may wait."""
 
-    name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
+    name: str = "default"
     workers: int = Field(1, ge=1, le=1024)
     cpus_per_worker: float = Field(1.0, ge=0.0)
     gpus_per_worker: float | None = Field(None, ge=0.0, description="none: 1 for a GPU engine, else 0")
@@ -100,6 +107,13 @@ class PoolConfig(EngineConfig):
         None, description="directory where the dispatcher logs its scheduler's events, to be replayed"
     )
 
+    @field_validator("name")
+    @classmethod
+    def _fits_ray(cls, name: str) -> str:
+        return require_form(
+            name, POOL_NAME, "at most 63 letters, digits, '_', '.' and '-', the first a letter or digit"
+        )
+
     @field_validator("model", "event_log")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
@@ -114,6 +128,16 @@ class PoolConfig(EngineConfig):
         return self
 
 
+def require_form(text: str, form: re.Pattern[str], words: str) -> str:
+    """The text, if all of it is of a form that `words` describe.
+
+    :raises ValueError: for pydantic.
+    """
+    if form.fullmatch(text) is None:
+        raise ValueError(f"must be {words}, not {shown(text)}")
+    return text
+
+
 def pool_config(**values: Any) -> PoolConfig:
     """`PoolConfig(**values)`, with every fault told in one sentence.
 
@@ -122,20 +146,29 @@ def pool_config(**values: Any) -> PoolConfig:
     try:
         return PoolConfig(**values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"]) or "configuration"
-        raise ConfigurationError(f"{name}: {first['msg']} (got {first['input']!r}).", param=name) from None
+        raise setting_error(error, PoolConfig) from None
 
 
 def load_config(path: Annotated[Path, "a YAML file"]) -> PoolConfig:
     """Read a pool's configuration from YAML.
 
-    :raises ConfigurationError: no such file, not YAML, or a wrong setting.
+    :raises ConfigurationError: no such file, not YAML, or a wrong setting; it names the file.
     """
-    return pool_config(**{str(key): value for key, value in read_settings(path).items()})
+    values = read_settings(path)
+    with naming(path):
+        return pool_config(**values)
 
 
-def read_settings(path: Path) -> dict[Any, Any]:
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Say in which file a wrong setting stands."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error.message}", param=error.param) from None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
     :raises ConfigurationError: it cannot be read, or holds none.
@@ -144,8 +177,10 @@ def read_settings(path: Path) -> dict[Any, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"Cannot read {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not valid YAML: {not_utf8(error)}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: a date that is none, lists in lists
         raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
-        raise ConfigurationError(f"{path} must hold a mapping of settings.")
-    return values
+        raise ConfigurationError(f"{path} must hold a mapping of settings, such as `workers: 2`.")
+    return {str(name): value for name, value in values.items()}

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 from pydantic.dataclasses import dataclass
 
 from actors.errors import InvalidRequest
+from actors.wording import fault_told
 
 MAX_STOP_STRINGS = 64
 MAX_STOP_CHARACTERS = 256
@@ -171,17 +172,10 @@ def sampling_params(**values: Any) -> SamplingParams:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "sampling"
-        raise InvalidRequest(f"{name}: {first['msg']} (got {_shown(first['input'])}).", param=name) from None
+        first["loc"] = (name,)  # a token id of `logit_bias` would be taken for the place in a list
+        raise InvalidRequest(f"{fault_told(first)}.", param=name) from None
     _check_combinations(params)
     return params
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = type(value).__name__
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _check_combinations(params: SamplingParams) -> None:

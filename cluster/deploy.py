@@ -14,13 +14,14 @@ from typing import Any
 from pydantic import ValidationError
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
-from actors.config import read_settings
+from actors.config import naming, read_settings
 from actors.errors import ExlpoolError
+from actors.wording import setting_error
 from cluster.dashboard import Dashboard, DashboardUnreachable
 from cluster.deploy_schema import require_known_keys
 from cluster.deploy_status import FAILED, cause
 from cluster.server import check_exposure
-from serve_app.config import ServeConfig, configuration_error, live_settings, serve_config
+from serve_app.config import ServeConfig, live_settings, serve_config
 
 BUILDER = "serve_app:build_app"
 DEFAULT_HOST = "127.0.0.1"
@@ -44,16 +45,21 @@ def load_deployment(path: Path) -> dict[str, Any]:
     :raises ConfigurationError: it cannot be read, or something in it is unknown or wrong.
     """
     document = read_settings(path)
+    with naming(path):
+        _check(document)
+    return document
+
+
+def _check(document: dict[str, Any]) -> None:
     require_known_keys(document)
     try:
         schema = ServeDeploySchema.model_validate(document)
     except ValidationError as error:
-        raise configuration_error(error) from None
+        raise setting_error(error, ServeDeploySchema) from None
     host = str((document.get("http_options") or {}).get("host") or DEFAULT_HOST)
     for application in schema.applications:
         if application.import_path == BUILDER:
             _check_application(dict(application.args), application.deployments, host)
-    return document
 
 
 def _check_application(args: dict[str, Any], deployments: Any, host: str) -> None:

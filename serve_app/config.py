@@ -7,17 +7,23 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from actors.config import PoolConfig
+from actors.config import PoolConfig, require_form
 from actors.errors import ConfigurationError
 from actors.results import Priority
+from actors.wording import setting_error, shown
 
 BUILTIN_NAME = "builtin"
-MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}$"
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}")
+ALL_ORIGINS = "*"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 _POOL_NAME_CHARACTERS = 40
+_OWN_PORTS = {"http": 80, "https": 443}
+_ONE_MODEL = ("models", 0)
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 
 
 class _Section(BaseModel):
@@ -27,7 +33,7 @@ class _Section(BaseModel):
 class ModelConfig(PoolConfig):
     """A model that is served: a pool of its own, under the name by which clients ask for it."""
 
-    name: str = Field(BUILTIN_NAME, pattern=MODEL_NAME, description="none: the name of the model's directory")
+    name: str = Field(BUILTIN_NAME, description="none: the name of the model's directory")
     detached: Literal[False] = Field(False, description="the pool lives as long as the application")
     default_priority: Priority = Field(Priority.DEFAULT, description="class of a request that names none")
 
@@ -38,6 +44,14 @@ class ModelConfig(PoolConfig):
             name = _NOT_IN_A_NAME.sub("-", Path(str(values["model"])).name).lstrip("-._")
             return {**values, "name": name or "model"}
         return values
+
+    @field_validator("name")
+    @classmethod
+    def _fits_ray(cls, name: str) -> str:
+        """In the place of the pool's own: clients know longer names, with a few more characters."""
+        return require_form(
+            name, MODEL_NAME, "at most 128 letters, digits and any of '_.:/@+-', the first a letter or digit"
+        )
 
     def pool(self, life: str) -> PoolConfig:
         """The configuration of its pool. `life` tells one life of the pool from the next: Ray frees names late."""
@@ -67,6 +81,17 @@ class LiveSettings(_Section):
         """Replicas have another working directory than whoever starts them."""
         return None if path is None else path.expanduser().absolute()
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        """Browsers send an origin in one form only, and any other one would never be equal to it."""
+        for origin in origins:
+            right = browser_origin(origin)
+            if origin != right:
+                meant = f"; did you mean {right!r}?" if right else ""
+                raise ValueError(f"{shown(origin)} is no origin such as 'https://page.example:8443'{meant}")
+        return origins
+
 
 class FrontScaling(_Section):
     """How many replicas of the HTTP front there are. Serve adds and takes away by the requests that are under way."""
@@ -93,7 +118,10 @@ class ListenConfig(_Section):
     @field_validator("host")
     @classmethod
     def _is_address(cls, host: str) -> str:
-        ip_address(host)
+        try:
+            ip_address(host)
+        except ValueError:
+            raise ValueError(f"must be an IP address, not {shown(host)}") from None
         return host
 
 
@@ -156,15 +184,40 @@ class ServeConfig(LiveSettings):
         return ApiLimits(max_choices=self.max_choices, default_timeout_s=self.default_timeout_s)
 
 
+def browser_origin(text: str) -> str | None:
+    """The origin of a page as a browser sends it: scheme, host in lower case, and a port that is not the scheme's own;
+    or "*" for all. None where the text names no page."""
+    if text.strip() == ALL_ORIGINS:
+        return ALL_ORIGINS
+    try:
+        parts = urlsplit(text.strip())
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a port that is none, or half an IPv6 address
+        return None
+    if not parts.scheme or not host or parts.username is not None or not _HOST.fullmatch(host):
+        return None
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}" + ("" if port in (None, _OWN_PORTS.get(parts.scheme)) else f":{port}")
+
+
 def serve_config(**values: Any) -> ServeConfig:
     """`ServeConfig(**values)`, with every fault told in one sentence.
 
     :raises ConfigurationError: an unknown setting, a wrong type or a value out of range.
     """
+    of_a_model = [name for name in values if name in ModelConfig.model_fields]
+    if "models" in values and of_a_model:
+        raise ConfigurationError(
+            f"{of_a_model[0]} is a setting of one model: beside `models` it stands in an entry of that list.",
+            param=of_a_model[0],
+        )
     try:
         return ServeConfig(**values)
     except ValidationError as error:
-        raise configuration_error(error) from None
+        if "models" in values:
+            raise setting_error(error, ServeConfig) from None
+        # Whoever has set one model at the top knows of no list.
+        raise setting_error(error, ServeConfig, top=_ONE_MODEL, also=tuple(ModelConfig.model_fields)) from None
 
 
 def live_settings(current: LiveSettings, changes: dict[str, Any]) -> LiveSettings:
@@ -175,10 +228,4 @@ def live_settings(current: LiveSettings, changes: dict[str, Any]) -> LiveSetting
     try:
         return LiveSettings(**{**current.model_dump(), **changes})
     except ValidationError as error:
-        raise configuration_error(error) from None
-
-
-def configuration_error(error: ValidationError) -> ConfigurationError:
-    first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"]) or "configuration"
-    return ConfigurationError(f"{name}: {first['msg']} (got {first['input']!r}).", param=name)
+        raise setting_error(error, LiveSettings) from None

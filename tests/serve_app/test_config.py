@@ -68,3 +68,49 @@ def test_live_settings_change_one_by_one() -> None:
     assert after.keys_file == Path.cwd() / "keys.yaml"
     with pytest.raises(ConfigurationError, match="workers"):
         live_settings(before, {"workers": 2})
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "https://page.example",
+        "http://localhost:3000",
+        "http://127.0.0.1:8080",
+        "http://[::1]:8080",
+        "app://obsidian.md",
+        "chrome-extension://abcdef",
+    ],
+)
+def test_an_origin_that_a_browser_sends_is_right(origin: str) -> None:
+    assert serve_config(cors_origins=[origin]).cors_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    ("origin", "meant"),
+    [
+        ("https://page.example/", "https://page.example"),
+        ("https://page.example/app?x=1", "https://page.example"),
+        ("HTTPS://Page.Example", "https://page.example"),
+        ("https://page.example:443", "https://page.example"),
+        (" https://page.example ", "https://page.example"),
+        ("http://page.example:80/", "http://page.example"),
+        ("page.example", None),
+        ("localhost:3000", None),
+        ("https://", None),
+        ("https://*.page.example", None),
+        ("https://user@page.example", None),
+        ("https://page.example:99999", None),
+        ("https://[::1", None),
+        ("null", None),
+        ("", None),
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str, meant: str | None) -> None:
+    with pytest.raises(ConfigurationError, match=r"is no origin such as 'https://page\.example") as caught:
+        serve_config(cors_origins=["https://good.example", origin])
+    assert repr(origin) in caught.value.message
+    if meant is not None:
+        assert f"did you mean {meant!r}?" in caught.value.message
+    with pytest.raises(ConfigurationError, match="is no origin"):
+        live_settings(LiveSettings(), {"cors_origins": [origin]})
