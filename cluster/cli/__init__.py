@@ -1,5 +1,5 @@
 """The `exlpool` command."""
 
-from cluster.cli.app import main
+from cluster.cli.entrance import main
 
 __all__ = ["main"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cluster.cli import main
+from cluster.cli.app import main
 
 
 @dataclass(frozen=True)
