@@ -1,27 +1,40 @@
 """The commands of `exlpool`. Results go to standard output, everything else to standard error.
 
-Exit status: 0 all went well, 1 some requests or models were bad, 2 nothing could be done, 130 interrupted.
+Exit status: 0 all went well, 1 some requests or models were bad, 2 nothing could be done, 130 interrupted (SIGINT), 143
+terminated (SIGTERM).
 """
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from ray.exceptions import RayError
 
 from actors import ExlpoolError, Pool
 from actors.errors import first_line
 from actors.version import package_version
+from actors.wording import value_told
 from cluster.cli import options as opt
 from cluster.cli.console import complain, errors, loading
 from cluster.cli.listing import describe_models
-from cluster.cli.run_file import run_file
+from cluster.cli.run_file import Format, run_file
 from cluster.cli.serve import register
+from cluster.cli.sources import read_prompt
 
 INTERRUPTED = 130
+STANDARD_INPUT = "-"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(package_version())
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="exlpool",
@@ -32,10 +45,21 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """One pool of text generators out of many ExLlamaV2 models, on Ray."""
+
+
 @app.command()
 @opt.with_option_groups
 def generate(
-    prompt: Annotated[str, typer.Argument(help="Text to continue, or with --chat a message to answer.")],
+    prompt: Annotated[
+        str, typer.Argument(help="Text to continue, or with --chat a message to answer; -: standard input.")
+    ],
     *,
     chat: Annotated[bool, typer.Option("--chat", help="Use the model's chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="System message; implies --chat.")] = None,
@@ -44,6 +68,8 @@ def generate(
 ) -> None:
     """Stream one completion to the terminal."""
     settings, chosen = pool.settings(), sampling.settings()
+    if prompt == STANDARD_INPUT:
+        prompt = read_prompt()
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": prompt})
     with loading() as progress, Pool.start(config=settings, address=pool.address, progress=progress) as started:
@@ -56,15 +82,24 @@ def generate(
 @app.command()
 @opt.with_option_groups
 def run(
-    prompts: Annotated[Path, typer.Argument(help="Text file with a prompt per line, or JSON Lines (.jsonl).")],
-    out: Annotated[Path | None, typer.Argument(help="JSON Lines file for the results; none: print the texts.")] = None,
+    prompts: Annotated[
+        Path, typer.Argument(help="Text file with a prompt per line, or JSON Lines (.jsonl); -: standard input.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Argument(help="JSON Lines file for the results; -: standard output; none: print the texts."),
+    ] = None,
     *,
+    jsonl: Annotated[
+        bool | None, typer.Option("--jsonl/--text", help="What the lines are; none: as the file's name says.")
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Every plain prompt is a message to answer.")] = False,
     pool: opt.PoolOptions,
     sampling: opt.SamplingOptions,
 ) -> None:
     """Run a file of prompts through a pool, with a live progress bar and a summary."""
-    failed = run_file(prompts, out, pool.settings(), address=pool.address, chat=chat, sampling=sampling.settings())
+    settings, chosen, form = pool.settings(), sampling.settings(), Format(jsonl=jsonl, chat=chat)
+    failed = run_file(prompts, out, settings, address=pool.address, form=form, sampling=chosen)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -90,6 +125,9 @@ register(app)
 
 def main() -> None:
     """Run the command line; every foreseen failure is one sentence on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a text may hold what the terminal's encoding does not
     try:
         status = app(standalone_mode=False)
     except ExlpoolError as error:
@@ -104,6 +142,8 @@ def main() -> None:
         show = getattr(error, "show", None)  # what the command line itself finds wrong with its arguments
         if show is None:
             raise
+        if isinstance(error.__cause__, ValidationError) and hasattr(error, "message"):
+            error.message = value_told(error.__cause__)
         show()
         status = 2
     if status == INTERRUPTED:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
@@ -83,12 +84,15 @@ class RunProgress:
         self._bar.update(self._task, completed=done, rate=f"{rate:,.0f} tokens/s")
 
     def summary(self) -> Table:
-        """Requests, tokens and tokens/s of each worker and of all."""
-        elapsed_s = time.monotonic() - self._started_s
-        table = Table(title=f"{self._requests.total()} requests in {elapsed_s:.1f} s, {self.failed} failed")
-        table.add_column("worker")
-        for heading in ("requests", "tokens", "tokens/s"):
-            table.add_column(heading, justify="right")
+        """Completions, tokens and tokens/s of each worker and of all."""
+        elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
+        requests = self._requests.total() + self.failed
+        table = Table(
+            title=f"{requests} requests in {elapsed_s:.1f} s, {self.failed} failed", box=SIMPLE_HEAD, pad_edge=False
+        )
+        table.add_column("worker", overflow="fold")
+        for heading in ("done", "tokens", "tokens/s"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for slot_name in sorted(self._requests):
             tokens = self._tokens[slot_name]
             table.add_row(slot_name, str(self._requests[slot_name]), str(tokens), f"{tokens / elapsed_s:,.0f}")

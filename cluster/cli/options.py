@@ -12,8 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from actors import PoolConfig, load_config, pool_config
+from actors import ConfigurationError, PoolConfig, load_config, pool_config
+from actors.config import read_settings
 from actors.sampling import sampling_params
+from cluster.cli.sources import require_utf8
 
 Config = Annotated[Path | None, typer.Option(help="YAML file with settings of the pool; options go before it.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Text that ends a completion; may be given several times.")]
@@ -49,8 +51,21 @@ class PoolOptions(WorkerOptions):
         chosen = given(self)
         chosen.pop("address", None)
         file = chosen.pop("config", None)
-        from_file = {} if file is None else load_config(file).model_dump(exclude_unset=True)
+        from_file = {} if file is None else _pool_file(file)
         return pool_config(**{**from_file, **chosen})
+
+
+def _pool_file(file: Path) -> dict[str, Any]:
+    """The settings of a pool that a file holds.
+
+    :raises ConfigurationError: it holds something else.
+    """
+    settings = read_settings(file)
+    if "models" in settings:
+        raise ConfigurationError(f"{file} has `models`, so it is for `exlpool serve`: a pool has one model.")
+    if "applications" in settings:
+        raise ConfigurationError(f"{file} has `applications`, so it is for `exlpool deploy`.")
+    return load_config(file).model_dump(exclude_unset=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +105,10 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def call(**values: Any) -> None:
+        for name, value in values.items():
+            for text in value if isinstance(value, list) else (value,):
+                if isinstance(text, str | Path):
+                    require_utf8(str(text), name)  # Ray takes no command line that is no text
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         command(**values)

@@ -84,7 +84,7 @@ def test_run_writes_a_line_per_prompt_in_order_and_goes_on_past_bad_ones(
         {"messages": [{"role": "user", "content": "Two"}], "id": 2},
         {"token_ids": [5, 10**6]},
         {"token_ids": [5, 6, 7]},
-        {"prompt": 5},
+        {"token_ids": [5, True]},
         {"messages": [{"role": "user"}]},
     ]
     file, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
@@ -103,7 +103,7 @@ def test_run_writes_a_line_per_prompt_in_order_and_goes_on_past_bad_ones(
     for index in (1, 3, 5, 6):
         assert records[index]["error"]["code"] == "invalid_request"
         assert "text" not in records[index]
-    assert "3 requests in" in done.err
+    assert "7 requests in" in done.err
     assert "4 failed" in done.err
     assert re.search(r"all\W+3\W+15\W", done.err)
 

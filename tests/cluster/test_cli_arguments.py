@@ -64,18 +64,23 @@ def test_without_a_command_the_help_is_shown(exlpool: Exlpool) -> None:
     assert "Commands" in done.out + done.err
 
 
-def test_version_is_that_of_the_package(exlpool: Exlpool) -> None:
-    done = exlpool("version")
+@pytest.mark.parametrize("word", ["version", "--version"])
+def test_version_is_that_of_the_package(exlpool: Exlpool, word: str) -> None:
+    done = exlpool(word)
     assert (done.status, done.out.strip()) == (0, importlib.metadata.version("exlpool"))
 
 
 USAGE: list[tuple[list[str], str]] = [
     (["paint"], "paint"),
     (["generate"], "PROMPT|prompt"),
-    (["generate", "x", "--workers", "0"], "workers"),
-    (["generate", "x", "--workers", "two"], "--workers"),
-    (["generate", "x", "--max-new-tokens", "0"], "max-new-tokens"),
-    (["generate", "x", "--temperature", "warm"], "--temperature"),
+    (["generate", "x", "--workers", "0"], "'--workers': must be at least 1, not '0'"),
+    (["generate", "x", "--workers", "-2"], "'--workers': must be at least 1, not '-2'"),
+    (["generate", "x", "--workers", "two"], "'--workers': must be a whole number, not 'two'"),
+    (["generate", "x", "--max-new-tokens", "0"], "'--max-new-tokens': must be at least 1, not '0'"),
+    (["generate", "x", "--temperature", "warm"], "'--temperature': must be a number, not 'warm'"),
+    (["serve", "--port", "0"], "'--port': must be at least 1, not '0'"),
+    (["serve", "--port", "70000"], "'--port': must be at most 65535, not '70000'"),
+    (["deploy", "x", "--timeout-s", "0"], "'--timeout-s': must be at least 1, not "),
     (["generate", "x", "--colour", "red"], "colour"),
     (["run"], "PROMPTS|prompts"),
 ]
@@ -118,10 +123,63 @@ def test_a_wrong_value_is_told_in_one_line_before_anything_starts(
     assert done.out == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["generate", "caf\udce9"], "prompt"),
+        (["generate", "x", "--system", "caf\udce9"], "system"),
+        (["generate", "x", "--stop", "caf\udce9"], "stop"),
+        (["run", "caf\udce9"], "prompts"),
+        (["serve", "--model", "caf\udce9"], "model"),
+    ],
+)
+def test_bytes_that_are_no_text_are_told_as_such(exlpool: Exlpool, arguments: list[str], name: str) -> None:
+    """Python gives a byte of an argument that is not UTF-8 as half a surrogate pair."""
+    assert exlpool(*arguments).err == f"Error: {name}: byte 4, 0xe9, is not UTF-8.\n"
+
+
+WRONG_SETTINGS: list[tuple[str, str, str]] = [
+    ("generate", "workers: many", "pool.yaml: workers must be a whole number, not 'many'."),
+    ("generate", "workers: [", "pool.yaml is not valid YAML"),
+    ("generate", "when: 2026-99-99", "pool.yaml is not valid YAML"),
+    ("generate", "5", "pool.yaml must hold a mapping of settings"),
+    ("generate", "models: []", "pool.yaml has `models`, so it is for `exlpool serve`"),
+    ("run", "applications: []", "pool.yaml has `applications`, so it is for `exlpool deploy`"),
+    ("serve", "applications: []", "pool.yaml has `applications`, so it is for `exlpool deploy`"),
+    ("serve", "models: [{engine: steam}]", "pool.yaml: models, entry 1: engine must be one of auto, cpu, "),
+    ("serve", "cors_origins: [page.example]", "pool.yaml: cors_origins: 'page.example' is no origin"),
+]
+
+
+@pytest.mark.parametrize(("command", "text", "words"), WRONG_SETTINGS)
+def test_a_wrong_file_of_settings_is_told_by_its_name(
+    exlpool: Exlpool, tmp_path: Path, prompts: Path, command: str, text: str, words: str
+) -> None:
+    (tmp_path / "pool.yaml").write_text(text)
+    what = {"generate": ["Hello"], "run": [prompts], "serve": []}[command]
+    done = exlpool(command, *what, "--config", tmp_path / "pool.yaml")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("Error: ")
+    assert words in done.err
+    assert done.err.count("\n") == 1
+
+
 BAD_FILES: list[tuple[str, bytes | None, str]] = [
     ("none.txt", None, "Cannot read .*none.txt: No such file"),
     ("empty.txt", b"\n  \n", "holds no prompts"),
-    ("latin.txt", b"caf\xe9\n", "Cannot read .*latin.txt"),
+    ("latin.txt", b"tea\ncaf\xe9\n", "latin.txt:2: byte 4, 0xe9, is not UTF-8"),
+    ("a.jsonl", b'{"prompt": "x"}\n{"prompt": "caf\xe9"}\n', "a.jsonl:2: byte 16, 0xe9, is not UTF-8"),
+    ("a.jsonl", b'{"messages": "x"}\n', "a.jsonl:1: messages must be a list of messages, .*, not 'x'"),
+    ("a.jsonl", b'{"messages": ["x"]}\n', "a.jsonl:1: messages must be a list of messages"),
+    ("a.jsonl", b'{"messages": {"role": "user", "content": "x"}}\n', "messages must be a list of messages"),
+    ("a.jsonl", b'{"messages": null}\n', "messages must be a list of messages, .*, not nothing"),
+    ("a.jsonl", b'{"token_ids": "x"}\n', "a.jsonl:1: token_ids must be a list of token ids, not 'x'"),
+    ("a.jsonl", b'{"token_ids": [{"role": "user"}]}\n', "a.jsonl:1: token_ids must be a list of token ids"),
+    ("a.jsonl", b'{"prompt": 5}\n', "a.jsonl:1: prompt must be a text, not 5"),
+    ("a.jsonl", b'{"prompt": {"text": "x"}}\n', "a.jsonl:1: prompt must be a text"),
+    ("a.jsonl", b'{"prompt": ' + b"[" * 100_000 + b"\n", "a.jsonl:1: not JSON"),
+    ("a.jsonl", b'{"prompt": [' + b"1" * 5000 + b"]}\n", "a.jsonl:1: not JSON"),
+    ("a.txt", b'{"prompt": "x"}\n', "a.txt:1 looks like JSON Lines: say --jsonl, or --text"),
     ("a.jsonl", b'{"prompt": "x"}\n{"prompt": ', "a.jsonl:2: not JSON"),
     ("a.jsonl", b'"x"\n', "a.jsonl:1: an object"),
     ("a.jsonl", b'{"text": "x"}\n', "a.jsonl:1: an object"),
@@ -139,6 +197,16 @@ def test_a_bad_file_of_prompts_is_told_before_anything_starts(
     done = exlpool("run", tmp_path / name)
     assert done.status == 2
     assert re.fullmatch(rf"Error: .*{words}.*\n", done.err)
+
+
+NARROW = 40
+
+
+def test_headings_and_cells_are_whole_on_a_narrow_terminal(exlpool: Exlpool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(NARROW))
+    told = exlpool("models").out
+    for words in ("built-in", "architecture", "LlamaForCausalLM", "weights", "unquantised", "size", "engine here"):
+        assert words in told
 
 
 def test_results_never_overwrite_the_prompts(exlpool: Exlpool, prompts: Path) -> None:

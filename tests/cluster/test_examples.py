@@ -9,7 +9,8 @@ from actors.config import EngineConfig
 from actors.engines.cpu import CpuEngine
 from actors.request.prompt import PromptEncoder
 from actors.results import FinishReason
-from cluster.cli.run_file import read_rows
+from cluster.cli.rows import read_rows
+from cluster.cli.sources import opened_source
 from tests.engines.cpu.harness import job, run
 
 PROMPTS = Path(__file__).parents[2] / "cluster" / "examples" / "prompts.txt"
@@ -17,7 +18,8 @@ PROMPTS = Path(__file__).parents[2] / "cluster" / "examples" / "prompts.txt"
 
 def test_every_prompt_is_told_to_the_end() -> None:
     encoder = PromptEncoder.load(builtin_model_path())
-    rows = list(read_rows(PROMPTS, chat=False))
+    with opened_source(PROMPTS) as (file, name):
+        rows = list(read_rows(file, name, jsonl=None, chat=False))
     assert len(rows) == 16
     engine = CpuEngine(EngineConfig(engine="cpu", cache_tokens=16 * 512))
     engine.load(lambda _: None)
