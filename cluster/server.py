@@ -7,6 +7,8 @@ import ipaddress
 import logging
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -16,15 +18,18 @@ from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.schema import ApplicationStatus
 
+from actors.builtin_model import builtin_model_path
 from actors.dispatcher.statistics import WorkerState
 from actors.engines.registry import resolve_engine_name
-from actors.errors import ConfigurationError
+from actors.errors import ConfigurationError, ModelError, first_line
 from actors.ray_session import NAMESPACE, ensure_ray
+from actors.request.prompt import PromptEncoder
 from cluster.bounded import ClusterSilent, call_within
 from cluster.deploy_status import FAILED, cause
-from serve_app.config import ListenConfig, ServeConfig
+from serve_app.config import ListenConfig, ModelConfig, ServeConfig
 from serve_app.edge.keys import load_keys
 from serve_app.edge.proxy import use_in_proxies
+from serve_app.models.text import ModelText
 from serve_app.serving.pool_lease import holder_name
 
 logger = logging.getLogger(__name__)
@@ -35,7 +40,7 @@ ASK_S = 5.0
 ASK_TIMEOUT_S = 30.0
 START_TIMEOUT_S = 120.0
 """Time that Serve itself has to start, and to take an application up."""
-CLOSE_TIMEOUT_S = 60.0
+CLOSE_TIMEOUT_S = 20.0
 Progress = Callable[[tuple[WorkerState, ...]], None]
 
 
@@ -46,13 +51,12 @@ class OwnServer:
         self, config: ServeConfig, *, host: str, port: int, address: str | None = None, progress: Progress | None = None
     ) -> None:
         """:raises ConfigurationError: the port is taken, the keys file is wrong, or strangers could ask without a key.
-        :raises ModelError: a model directory is unusable."""
+        :raises ModelError: a model cannot be served; it names which."""
         check_exposure(config, host)
         _require_free_port(host, port)
         if config.keys_file is not None:
             load_keys(config.keys_file)
-        for model in config.models:
-            resolve_engine_name(model)
+        self._chats = {model.name: _can_chat(model) for model in config.models}
         replicas = config.fronts.min_replicas
         own_listener = {
             "listen": ListenConfig(host=host, port=port),
@@ -68,8 +72,12 @@ class OwnServer:
         host = "127.0.0.1" if ipaddress.ip_address(self._host).is_unspecified else self._host
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
+    def chats(self, model: str) -> bool:
+        """Whether a model answers messages: others only continue a text."""
+        return self._chats[model]
+
     def __enter__(self) -> Self:
-        """Returns when every worker is ready.
+        """Returns when every worker is ready, and every model is served.
 
         :raises ConfigurationError: the application could not be started; the message says why.
         :raises ClusterSilent: the cluster does not answer.
@@ -80,6 +88,7 @@ class OwnServer:
         try:
             self._start()
             self._wait()
+            self._wait_until_served()
         except BaseException:
             self.close()
             raise
@@ -114,7 +123,7 @@ class OwnServer:
         with contextlib.suppress(ClusterSilent, RayError):  # a cluster that went away has taken it along
             call_within(CLOSE_TIMEOUT_S, "delete the application", lambda: serve.delete(APP_NAME))
             if not self._status().applications:
-                serve.shutdown()  # type: ignore[no-untyped-call]
+                call_within(CLOSE_TIMEOUT_S, "end Ray Serve", serve.shutdown)
 
     def _start(self) -> None:
         from serve_app import build_app
@@ -139,14 +148,34 @@ class OwnServer:
             if application.status == ApplicationStatus.RUNNING:
                 return
             if application.status in FAILED:
-                raise ConfigurationError(cause(application.message, application.deployments))
+                raise ConfigurationError(self._cause(application))
             if time.monotonic() > deadline_s:
                 raise ConfigurationError(
                     f"Not ready within `start_timeout_s`, {load_timeout_s:g} s, and {START_TIMEOUT_S:g} s for Ray "
-                    f"Serve: {cause(application.message, application.deployments)}"
+                    f"Serve: {self._cause(application)}"
                 )
             if self._progress is not None:
                 self._progress(self._workers())
+            time.sleep(POLL_S)  # a poll, bounded by the deadline above
+
+    def _cause(self, application: Any) -> str:
+        """What is wrong with the application, with the name of the model if it is one of several."""
+        from serve_app.serving.deployment import owner_name
+
+        told = cause(application.message, application.deployments)
+        if len(self._config.models) > 1:
+            for model in self._config.models:
+                deployment = application.deployments.get(owner_name(model))
+                if deployment is not None and deployment.message:
+                    return f"{model.name}: {told}"
+        return told
+
+    def _wait_until_served(self) -> None:
+        """Until the front says so: it reads what belongs to a model by itself, after the workers."""
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while (told := _refusal(f"{self.url}/ready")) is not None:
+            if time.monotonic() > deadline_s:
+                raise ConfigurationError(f"Not served within {START_TIMEOUT_S:g} s: {told}")
             time.sleep(POLL_S)  # a poll, bounded by the deadline above
 
     def _status(self) -> Any:
@@ -161,6 +190,32 @@ class OwnServer:
                 pool = ray.get(holder.pool.remote(), timeout=ASK_S)
                 found += ray.get(pool.dispatcher.progress.remote(-1), timeout=ASK_S)[1]
         return tuple(found)
+
+
+def _can_chat(model: ModelConfig) -> bool:
+    """Read what a front will read of a model, before anything starts.
+
+    :raises ModelError: it cannot be served; its name is told.
+    """
+    try:
+        resolve_engine_name(model)
+        encoder = PromptEncoder.load(model.model or builtin_model_path())
+        ModelText(encoder)
+    except ModelError as error:
+        raise ModelError(f"{model.name} cannot be served: {error.message}") from None
+    return encoder.template_source is not None
+
+
+def _refusal(url: str) -> str | None:
+    """Why the front is not ready; None: it is."""
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=ASK_S):
+            return None
+    except urllib.error.HTTPError as error:
+        with error:
+            return f"{error.code} {error.reason}"
+    except OSError as error:
+        return first_line(error)
 
 
 def check_exposure(config: ServeConfig, host: str) -> None:

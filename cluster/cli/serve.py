@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from actors.config import read_settings
+from actors import ConfigurationError
+from actors.config import naming, read_settings
 from cluster.cli import options as opt
 from cluster.cli.console import errors, loading
+
+if TYPE_CHECKING:
+    from cluster.server import OwnServer
+    from serve_app.config import ServeConfig
 
 WATCH_INTERVAL_S = 5.0
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
 
 ServeFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings; options go before it.")]
 Name = Annotated[str | None, typer.Option(help="Name by which clients ask for the model; none: its directory's.")]
-Host = Annotated[str, typer.Option(help="IP address to listen on; other than this machine's own needs keys.")]
-Port = Annotated[int, typer.Option(min=1, max=65535, help="TCP port to listen on.")]
+Host = Annotated[
+    str | None,
+    typer.Option(help="IP address to listen on, none: 127.0.0.1; other than this machine's own needs keys."),
+]
+Port = Annotated[int | None, typer.Option(min=1, max=65535, help="TCP port to listen on; none: 8000.")]
 KeysFile = Annotated[Path | None, typer.Option(help="File of hashed API keys; none: no key is needed.")]
 Origins = Annotated[list[str] | None, typer.Option("--cors-origin", help="Web page that may ask; several times.")]
 Strangers = Annotated[bool, typer.Option("--remote-without-keys", help="Serve other machines without any key.")]
@@ -36,8 +43,8 @@ def serve(
     *,
     name: Name = None,
     workers: opt.WorkerOptions,
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
+    host: Host = None,
+    port: Port = None,
     keys_file: KeysFile = None,
     cors_origin: Origins = None,
     remote_without_keys: Strangers = False,
@@ -47,9 +54,9 @@ def serve(
 ) -> None:
     """Serve models on this machine through an OpenAI-compatible API, until Ctrl-C."""
     from cluster.server import OwnServer
-    from serve_app.config import serve_config
+    from serve_app.config import ListenConfig
 
-    given = opt.given(
+    chosen = opt.given(
         workers,
         name=name,
         keys_file=keys_file,
@@ -57,22 +64,41 @@ def serve(
         remote_without_keys=remote_without_keys or None,
         log_content=log_content or None,
     )
-    settings = serve_config(**{**({} if config is None else read_settings(config)), **given})
-    signal.signal(signal.SIGTERM, _interrupt)
+    settings = _settings(config, chosen)
+    listen = settings.listen or ListenConfig()
     with contextlib.ExitStack() as stack:
         with loading() as progress:
-            server = OwnServer(settings, host=host, port=port, address=address, progress=progress)
+            server = OwnServer(
+                settings, host=host or listen.host, port=port or listen.port, address=address, progress=progress
+            )
             stack.enter_context(server)
-        # Nothing is left behind, however often somebody presses Ctrl-C.
-        stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        _say_where(server.url, settings.models[0].name, keys=settings.keys_file is not None)
-        try:
-            signal.signal(signal.SIGTERM, _interrupt)  # again: Ray has put its own handler there
-            while True:
-                time.sleep(WATCH_INTERVAL_S)  # until Ctrl-C, or until there is nothing left to serve with
-                server.watch()
-        except KeyboardInterrupt:
-            errors.print("Stopping.")
+        _say_where(server, settings)
+        while True:
+            time.sleep(WATCH_INTERVAL_S)  # until a signal, or until there is nothing left to serve with
+            server.watch()
+
+
+def _settings(file: Path | None, chosen: dict[str, Any]) -> ServeConfig:
+    """What the file and the command line say together; the latter wins.
+
+    :raises ConfigurationError: in one sentence what is wrong, or does not go together.
+    """
+    from serve_app.config import ModelConfig, serve_config
+
+    if file is None:
+        return serve_config(**chosen)
+    from_file = read_settings(file)
+    if "applications" in from_file:
+        raise ConfigurationError(f"{file} has `applications`, so it is for `exlpool deploy`.")
+    with naming(file):
+        serve_config(**from_file)
+    of_a_model = [f"--{name.replace('_', '-')}" for name in chosen if name in ModelConfig.model_fields]
+    if "models" in from_file and of_a_model:
+        verb = "does" if len(of_a_model) == 1 else "do"
+        raise ConfigurationError(
+            f"{' and '.join(of_a_model)} {verb} not go with {file}, which lists `models`: set it there for each."
+        )
+    return serve_config(**{**from_file, **chosen})
 
 
 def deploy(
@@ -141,14 +167,23 @@ def register(app: typer.Typer) -> None:
     app.add_typer(keys_app, name="keys")
 
 
-def _say_where(url: str, model: str, *, keys: bool) -> None:
-    key = ' \\\n  -H "Authorization: Bearer $KEY"' if keys else ""
-    body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-    example = f"curl -N {url}/v1/chat/completions{key} \\\n  -H 'Content-Type: application/json' -d '{body}'"
+def _say_where(server: OwnServer, settings: ServeConfig) -> None:
+    first, url = settings.models[0].name, server.url
+    key = ' \\\n  -H "Authorization: Bearer $KEY"' if settings.keys_file is not None else ""
+    if server.chats(first):
+        path, prompt = "chat/completions", '"messages": [{"role": "user", "content": "Hello!"}]'
+    else:
+        path, prompt = "completions", '"prompt": "Once upon a time,"'
+    body = f'{{"model": "{first}", "stream": true, {prompt}}}'
+    example = f"curl -N {url}/v1/{path}{key} \\\n  -H 'Content-Type: application/json' -d '{body}'"
+    names = _listed([model.name for model in settings.models])
     print(url, flush=True)
-    errors.print(f"Serving {model} at {url}/v1, until Ctrl-C. For example:", highlight=False, markup=False)
+    errors.print(
+        f"Serving {names} at {url}/v1, until Ctrl-C. For example:", highlight=False, markup=False, soft_wrap=True
+    )
     errors.print(example, highlight=False, markup=False, soft_wrap=True)
 
 
-def _interrupt(_: int, __: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

@@ -53,9 +53,14 @@ def build_app(args: ServeConfig) -> Application:
     return front.bind(args, *(_owner(model, args.drain_s) for model in args.models))
 
 
+def owner_name(model: ModelConfig) -> str:
+    """The name of the deployment that owns the pool of a model."""
+    return f"PoolOwner-{model.name}"
+
+
 def _owner(model: ModelConfig, drain_s: float) -> Application:
     owner = serve.deployment(
-        name=f"PoolOwner-{model.name}",
+        name=owner_name(model),
         num_replicas=1,
         max_surge_percent=100,
         max_constructor_retry_count=1,

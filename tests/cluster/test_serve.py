@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import httpx
 import psutil
 import pytest
 
+from actors.builtin_model import builtin_model_path
 from serve_app.edge.keys import load_keys
 from tests.cluster.conftest import Exlpool
 from tests.processes import marked, marked_environment
@@ -47,9 +49,9 @@ class Command:
         assert self.process.stderr is not None
         self.errors.extend(self.process.stderr)
 
-    def interrupt(self) -> int:
-        """Ctrl-C, as a terminal sends it: to the whole group."""
-        os.killpg(self.process.pid, signal.SIGINT)
+    def end(self, number: signal.Signals) -> int:
+        """As a terminal does: to the whole group."""
+        os.killpg(self.process.pid, number)
         return self.process.wait(STOP_WITHIN_S)
 
 
@@ -73,10 +75,13 @@ def serving(mark: str, *arguments: str) -> Iterator[Command]:
 
 
 @pytest.mark.ray
-def test_it_serves_until_ctrl_c_and_leaves_nothing(mark: str, eventually: Callable[..., None]) -> None:
-    with serving(
-        mark, "--engine", "simulated", "--workers", "2", "--cpus-per-worker", "0.5", "--name", "sim"
-    ) as command:
+def test_it_serves_until_ctrl_c_and_leaves_nothing(mark: str, eventually: Callable[..., None], tmp_path: Path) -> None:
+    settings = tmp_path / "multi.yaml"
+    settings.write_text(
+        "models:\n- {name: sim, engine: simulated, workers: 2, cpus_per_worker: 0.5}\n"
+        "- {name: other, engine: simulated, cpus_per_worker: 0.1}\n"
+    )
+    with serving(mark, "--config", str(settings)) as command:
         assert httpx.get(f"{command.url}/ready").status_code == 200
         answer = httpx.post(f"{command.url}/v1/completions", json=ask(3, stream=False))
         assert answer.json()["usage"]["completion_tokens"] == 3
@@ -84,13 +89,15 @@ def test_it_serves_until_ctrl_c_and_leaves_nothing(mark: str, eventually: Callab
         with httpx.stream("POST", f"{command.url}/v1/completions", json=ask(4000)) as stream:
             lines = stream.iter_lines()
             next(lines)
-            assert command.interrupt() == 0
+            assert command.end(signal.SIGINT) == 130
             with contextlib.suppress(httpx.HTTPError):
                 assert list(lines)[-1] != "data: [DONE]", "a stream that was cut off never looks finished"
         eventually(lambda: not marked(mark), timeout_s=STOP_WITHIN_S)
     told = "".join(command.errors)
+    assert f"Serving sim and other at {command.url}/v1" in told
     assert "curl -N" in told
     assert "Traceback" not in told
+    assert told.endswith("\nInterrupted.\n")
 
 
 def listening(mark: str, port: int) -> set[str]:
@@ -113,7 +120,8 @@ def test_with_a_key_only_who_shows_it_is_served(mark: str, tmp_path: Path, exlpo
         url = f"{command.url}/v1/completions"
         assert httpx.post(url, json=body).status_code == 401
         assert httpx.post(url, json=body, headers={"Authorization": f"Bearer {key}"}).status_code == 200
-        command.interrupt()
+        assert command.end(signal.SIGTERM) == 143
+    assert "".join(command.errors).endswith("\nTerminated.\n")
     assert key not in "".join(command.errors)
 
 
@@ -135,12 +143,62 @@ def test_a_port_that_is_taken_is_told_at_once(exlpool: Exlpool) -> None:
         (["--keys-file", "/nowhere/keys.yaml"], "/nowhere/keys.yaml"),
         (["--model", "/nowhere/model"], "/nowhere/model"),
         (["--config", "/nowhere/serve.yaml"], "/nowhere/serve.yaml"),
+        (["--cors-origin", "https://page.example/"], "did you mean 'https://page.example'?"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_starts(exlpool: Exlpool, arguments: list[str], told: str) -> None:
     done = exlpool("serve", "--port", free_port(), *arguments)
     assert done.status == 2
     assert told in " ".join(done.err.split())
+
+
+@pytest.fixture
+def multi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with two models; nothing may start."""
+
+    def start(*_: object) -> bool:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("cluster.server.ensure_ray", start)
+    file = tmp_path / "multi.yaml"
+    file.write_text(
+        "models: [{name: a, engine: simulated}, {name: b, engine: simulated}]\n"
+        "listen: {host: 192.0.2.1}\nfronts: {max_replicas: 1}\n"
+    )
+    return file
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--workers", "2"], "--workers does not go with"),
+        (["--name", "c", "--cache-tokens", "512"], "--cache-tokens and --name do not go with"),
+        (["--model", "/nowhere"], "--model does not go with"),
+    ],
+)
+def test_options_of_one_model_do_not_go_with_a_file_of_several(
+    exlpool: Exlpool, multi: Path, options: list[str], named: str
+) -> None:
+    done = exlpool("serve", "--config", multi, *options)
+    assert (done.status, done.out) == (2, "")
+    assert named in done.err
+    assert "multi.yaml" in done.err
+
+
+def test_a_file_may_say_where_to_listen(exlpool: Exlpool, multi: Path) -> None:
+    assert "not on 192.0.2.1" in exlpool("serve", "--config", multi).err
+    assert "not on 192.0.2.2" in exlpool("serve", "--config", multi, "--host", "192.0.2.2").err
+
+
+def test_a_model_that_no_front_can_read_is_not_served(exlpool: Exlpool, multi: Path, tmp_path: Path) -> None:
+    """Its workers would start, and every request for it would be refused."""
+    model = tmp_path / "broken"
+    shutil.copytree(builtin_model_path(), model)
+    (model / "chat_template.jinja").write_text("{% for %}")
+    multi.write_text(f"models: [{{name: a, engine: simulated}}, {{name: b, engine: simulated, model: {model}}}]\n")
+    done = exlpool("serve", "--config", multi, "--port", free_port())
+    assert (done.status, done.out) == (2, "")
+    assert "b cannot be served: " in done.err
 
 
 def test_a_key_is_printed_once_and_its_line_is_good(exlpool: Exlpool, tmp_path: Path) -> None:
