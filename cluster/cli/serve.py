@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from cluster.server import OwnServer
     from serve_app.config import ServeConfig
 
+if TYPE_CHECKING:
+    from cluster.server import OwnServer
+    from serve_app.config import ServeConfig
+
 WATCH_INTERVAL_S = 5.0
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
 

@@ -156,8 +156,8 @@ def test_a_wrong_file_of_settings_is_told_by_its_name(
     exlpool: Exlpool, tmp_path: Path, prompts: Path, command: str, text: str, words: str
 ) -> None:
     (tmp_path / "pool.yaml").write_text(text)
-    what = {"generate": ["Hello"], "run": [prompts], "serve": []}[command]
-    done = exlpool(command, *what, "--config", tmp_path / "pool.yaml")
+    what: dict[str, list[object]] = {"generate": ["Hello"], "run": [prompts], "serve": []}
+    done = exlpool(command, *what[command], "--config", tmp_path / "pool.yaml")
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith("Error: ")
     assert words in done.err
