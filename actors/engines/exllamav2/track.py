@@ -104,4 +104,3 @@ class JobTrack:
             stop_string=stop_string,
             error=error,
         )
-
