@@ -48,12 +48,13 @@ class Bench:
                     self.texts.append(event.text)
         assert len(self.texts) == len(self.tokens) == PLAIN_TOKENS
 
-    def answer(self, max_new_tokens: int, *, seed: int = 0, prompt: tuple[int, ...] = (), **params: Any) -> Outcome:
-        """What it answers to one request; greedy unless `params` say otherwise."""
+    def answer(self, max_new_tokens: int, **params: Any) -> Outcome:
+        """What it answers to one request, behind its own prompt and greedy unless `params` say otherwise."""
+        prompt = params.pop("prompt", self.prompt)
         missing = params.keys() - self.limits.supported_parameters
         if missing:
             pytest.skip(f"refused by name here: {', '.join(missing)}")
-        outcome = run(self.engine, job(0, prompt or self.prompt, max_new_tokens, seed=seed, **params))[0]
+        outcome = run(self.engine, job(0, prompt, max_new_tokens, **params))[0]
         assert self.engine.capacity().free_pages == self.limits.total_pages, "pages were not given back"
         return outcome
 

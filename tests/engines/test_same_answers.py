@@ -37,7 +37,9 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         engine = make_engine(tmp_path_factory.mktemp("model"), model={"made_by": LettersModel})
         made = Bench(engine, engine._model.limits, tuple(prompt(30)))
     else:
-        engine = SimulatedEngine(EngineConfig(engine="simulated", cache_tokens=4096, simulated={"step_s": 0.0}))
+        engine = SimulatedEngine(
+            EngineConfig(engine="simulated", cache_tokens=4096, simulated={"step_s": 0.0, "load_s": 0.0})
+        )
         made = Bench(engine, engine.load(lambda _: None), tuple(range(10, 40)))
     yield made
     engine.close()
@@ -172,8 +174,7 @@ def test_grammar_wins_over_min_new_tokens(bench: Bench) -> None:
 
 def test_grammar_of_stop_tokens_alone(bench: Bench) -> None:
     token = bench.answer(1, regex="[ab]+").token_ids[0]
-    text = bench.answer(1, regex="[ab]+").text
-    outcome = bench.answer(5, regex=text, stop_token_ids=[token], min_new_tokens=3)
+    outcome = bench.answer(5, regex=bench.answer(1, regex="[ab]+").text, stop_token_ids=[token], min_new_tokens=3)
     assert outcome.end.reason is FinishReason.STOP
 
 
@@ -201,8 +202,8 @@ def test_bias_of_100(bench: Bench) -> None:
     never = dict.fromkeys(set(bench.tokens), -100.0)
     outcome = bench.answer(20, ignore_eos=True, logit_bias=never)
     assert not set(bench.tokens) & set(outcome.token_ids)
-    always = bench.answer(5, ignore_eos=True, logit_bias={bench.tokens[3]: 100.0})
-    assert always.token_ids == [bench.tokens[3]] * 5
+    token = bench.tokens[3]
+    assert bench.answer(5, ignore_eos=True, logit_bias={token: 100.0}).token_ids == [token] * 5
 
 
 def test_never_is_not_outweighed(bench: Bench) -> None:
@@ -217,11 +218,11 @@ def test_never_is_not_outweighed(bench: Bench) -> None:
 )
 def test_repetition_range(bench: Bench, penalty: dict[str, float]) -> None:
     few = {"logit_bias": dict.fromkeys(list(dict.fromkeys(bench.tokens))[:3], 40.0), "ignore_eos": True}
-    without = bench.answer(16, **few).token_ids
-    assert bench.answer(16, **few, **penalty, repetition_range=0).token_ids == without
-    assert bench.answer(16, **few, **penalty, repetition_range=1).token_ids != without
-    everywhere = bench.answer(16, **few, **penalty).token_ids
-    assert bench.answer(16, **few, **penalty, repetition_range=10_000).token_ids == everywhere
+    without = bench.answer(10, **few).token_ids
+    assert bench.answer(10, **few, **penalty, repetition_range=0).token_ids == without
+    assert bench.answer(10, **few, **penalty, repetition_range=1).token_ids != without
+    everywhere = bench.answer(10, **few, **penalty).token_ids
+    assert bench.answer(10, **few, **penalty, repetition_range=10_000).token_ids == everywhere
 
 
 # Reports
@@ -234,7 +235,7 @@ def test_logprobs(bench: Bench, count: int) -> None:
         assert [entry.token_id for entry in outcome.logprobs] == outcome.token_ids
         assert [len(entry.top) for entry in outcome.logprobs] == [count] * 4
     greedy = bench.answer(4, ignore_eos=True, logprobs=max(count, 1))
-    assert all(entry.top[0] == (entry.token_id, pytest.approx(entry.logprob)) for entry in greedy.logprobs)
+    assert all(entry.top[0][0] == entry.token_id for entry in greedy.logprobs)
 
 
 def test_logprobs_at_a_stop(bench: Bench) -> None:
