@@ -46,7 +46,7 @@ def _digest(token_ids: Sequence[int]) -> int:
 
 
 def scripted_logits(token_ids: Sequence[int], script: Sequence[int]) -> np.ndarray:
-    """Half a unit between the tokens of the script, best first in an order of the sequence's own; the others far below."""
+    """Half a unit between the tokens of the script, in an order of the sequence's own; the others far below."""
     logits = -10.0 - np.arange(VOCAB_SIZE) / 64
     order = np.random.default_rng(_digest(token_ids)).permutation(len(script))
     logits[np.asarray(script)[order]] = 20.0 - 0.5 * np.arange(len(script))

@@ -38,10 +38,14 @@ def try_case(random: Random) -> str:
 @cache
 def _engine(drafts: str) -> ExLlamaV2Engine:
     directory = Path(tempfile.mkdtemp(prefix="exlpool-fuzzing-"))
-    options: dict[str, Any] = {"no": {}, "ngram": {"ngram_draft": True}, "model": {"draft_model": directory}}[drafts]
+    choices: dict[str, dict[str, Any]] = {
+        "no": {},
+        "ngram": {"ngram_draft": True},
+        "model": {"draft_model": directory},
+    }
     models = {"made_by": ScriptedModel, "draft_made_by": HalfRightModel}
     ScriptedModel.script = (EOS,)
-    return make_engine(directory, draft=drafts == "model", exllamav2=options, cache_tokens=6144, model=models)
+    return make_engine(directory, draft=drafts == "model", exllamav2=choices[drafts], cache_tokens=6144, model=models)
 
 
 @cache

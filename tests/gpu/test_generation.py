@@ -207,3 +207,31 @@ def test_a_model_without_a_name_for_its_weights_is_not_taken_for_llama(load_engi
     (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["NobodyKnowsForCausalLM"]}))
     with pytest.raises(ModelError, match="NobodyKnowsForCausalLM"):
         load_engine(model=tmp_path)
+
+
+@pytest.mark.parametrize("length", [256, 512])
+def test_banned_strings_behind_prompts_that_fill_a_page(load_engine: LoadEngine, length: int) -> None:
+    engine = load_engine()
+    ids = tuple(token for each in prompts() for token in each)[:length]
+    banned = alone(engine, greedy_job(0, ids, 2)).text
+    engine.reset()
+    outcomes = run(engine, *(job(n, ids, 12, 0, temperature=0.0, banned_strings=[banned]) for n in range(2)))
+    assert outcomes[0].token_ids == outcomes[1].token_ids
+    assert banned.lower() not in outcomes[0].text.lower()
+    assert engine.capacity().free_pages == engine.capacity().total_pages
+
+
+def test_healing_and_logprobs_give_as_many_as_were_asked_for(load_engine: LoadEngine) -> None:
+    engine = load_engine()
+    for count in (18, 19, 20):
+        outcome = alone(engine, job(count, prompts()[5], 6, 0, temperature=0.0, ignore_eos=True, logprobs=count))
+        assert [len(entry.top) for entry in outcome.logprobs] == [count] * 6
+    healed = alone(engine, job(0, prompts()[5], 6, 0, temperature=0.0, ignore_eos=True, token_healing=True))
+    assert len(healed.token_ids) == healed.end.completion_tokens == 6
+
+
+def test_a_grammar_that_is_complete_with_the_last_token_stops(load_engine: LoadEngine) -> None:
+    engine = load_engine()
+    free = alone(engine, job(0, prompts()[5], 40, 0, temperature=0.0, regex="[ab]{6}"))
+    exact = alone(engine, job(1, prompts()[5], len(free.token_ids), 0, temperature=0.0, regex="[ab]{6}"))
+    assert (exact.text, exact.end.reason) == (free.text, FinishReason.STOP)

@@ -284,7 +284,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
 def healed_text(pieces: Pieces, token_ids: Sequence[int]) -> str:
     """What token healing takes away of a prompt: the text of its last token, "" where it stays.
 
-    It stays where it is all of the prompt, and where it is no text of its own: a special token or a part of a character.
+    It stays where it is the whole prompt, or no text of its own: a special token, a part of a character.
     """
     piece = pieces.piece(token_ids[-1]) if len(token_ids) > 1 else b""
     try:

@@ -147,15 +147,18 @@ def test_a_presence_penalty_looks_at_the_completion_alone(tmp_path: Path) -> Non
     raise AssertionError("no prompt holds its own continuation")
 
 
-def test_a_frequency_penalty_counts_the_completion(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reach", [-1, 0, 1, 3])
+def test_a_frequency_penalty_counts_the_completion_within_its_range(tmp_path: Path, reach: int) -> None:
     engine = make_engine(tmp_path)
-    ids, made = prompt(20), list[int]()
+    ids, made, few = prompt(20), list[int](), range(300, 305)
     for _ in range(10):
-        logits = next_logits(ids + made).float()
-        for token_id in set(made):
-            logits[token_id] -= 2.0 * made.count(token_id) + 1.0
+        logits, counted = next_logits(ids + made).float(), made if reach < 0 else made[max(len(made) - reach, 0) :]
+        logits[few] += 100.0
+        for token_id in set(counted):
+            logits[token_id] -= 2.0 * counted.count(token_id) + 1.0
         made.append(int(logits.argmax()))
-    outcome = run(engine, [greedy(0, ids, 10, frequency_penalty=2.0, presence_penalty=1.0)])[0]
+    wanted = {"frequency_penalty": 2.0, "presence_penalty": 1.0, "repetition_range": reach}
+    outcome = run(engine, [greedy(0, ids, 10, logit_bias=dict.fromkeys(few, 100.0), **wanted)])[0]
     assert outcome.token_ids == made
 
 

@@ -171,6 +171,32 @@ def test_a_prompt_shorter_than_an_ngram_harms_nobody(tmp_path: Path, tokens: int
         assert outcomes[number].token_ids == reference(ids, 20)
 
 
+@pytest.mark.parametrize("how", ["ngram", "model"])
+def test_drafting_bears_every_job_that_is_let_in(tmp_path: Path, how: str) -> None:
+    options = {"ngram_draft": True} if how == "ngram" else {"draft_model": tmp_path}
+    engine = make_engine(tmp_path, draft=how == "model", exllamav2=options, cache_tokens=8192, context_tokens=512)
+    room = 512 - engine._model.limits.reserve_tokens
+    prompts: dict[int, tuple[list[int], int]] = {
+        0: ([1], 1),
+        1: ([0, 1], 20),
+        2: ([2, 2, 2], 20),
+        3: (prompt(room - 1), 1),
+        4: (prompt(room - 20, 1), 20),
+        5: (prompt(1, 2), room - 1),
+    }
+    jobs = [greedy(n, ids, count) for n, (ids, count) in prompts.items()]
+    biased = greedy(6, [1], 9, logit_bias={77: 100.0}, stop_token_ids=[78], min_new_tokens=4)
+    document = greedy(7, [1], 9, regex="[ab]{9}", min_new_tokens=4)
+    stopped = greedy(8, [1], 9, logit_bias={260: 100.0}, stop=[engine._model.pieces.piece(260).decode() * 3])
+    outcomes = run(engine, [*jobs, biased, document, stopped])
+    for n, (ids, count) in prompts.items():
+        assert outcomes[n].token_ids == reference(ids, count)
+    assert outcomes[6].token_ids == [77] * 9
+    assert (len(outcomes[7].text), outcomes[7].end.reason) == (9, FinishReason.STOP)
+    assert (outcomes[8].text, outcomes[8].end.completion_tokens) == ("", 3)
+    assert engine.capacity().free_pages == engine.capacity().total_pages
+
+
 def test_what_cannot_be_drafted_is_refused_by_name(tmp_path: Path) -> None:
     engine = make_engine(tmp_path, exllamav2={"ngram_draft": True})
     with pytest.raises(UnsupportedParameter, match="banned_strings"):
