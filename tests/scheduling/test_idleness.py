@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ WHOLE = (3500, 500)
 """Tokens of a request that takes all 16 pages of a worker."""
 
 
-def after_chats(**limits: int) -> Pool:
+def after_chats(**limits: Any) -> Pool:
     """A worker that chats had filled until a moment ago. It is idle."""
     pool = Pool()
     pool.up(**limits)
@@ -97,7 +99,7 @@ def test_tenants_behind_large_requests_are_served_evenly_and_by_weight() -> None
     for tenant in "ab":
         for number in range(60):
             pool.submit(f"{tenant}{number}", 100, 100, tenant=tenant)
-    served = []
+    served: list[str] = []
     while len(served) < 40:
         name = next(iter(pool.scheduler.state.fleet.by_id["small#1"].attempts))
         for started in starts(pool.finish(name, "small#1", tokens=50)):
@@ -218,15 +220,11 @@ def test_a_request_that_is_overlooked_is_found() -> None:
     pool.submit("runs")
     pool.submit("waits")
     worker = pool.scheduler.state.fleet.by_id["a#1"]
-    worker.limits = type(worker.limits)(**{**_fields(worker.limits), "max_batch_size": 2})
+    worker.limits = replace(worker.limits, max_batch_size=2)
     assert [(r.request_id, w) for r, w in idleness.overlooked(pool.scheduler.state)] == [("waits", worker)]
     pool.scheduler.state.fleet.changed(worker)
     with pytest.raises(AssertionError, match="waits beside"):
         validate(pool.scheduler.state)
-
-
-def _fields(limits: object) -> dict[str, object]:
-    return {name: getattr(limits, name) for name in limits.__dataclass_fields__}  # type: ignore[attr-defined]
 
 
 def _suspect_b(pool: Pool) -> None:

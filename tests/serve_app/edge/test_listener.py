@@ -13,7 +13,8 @@ import pytest
 
 from actors.errors import ConfigurationError
 from serve_app.config import serve_config
-from serve_app.edge.keys import add_line, entry_line, new_key
+from serve_app.edge.keys import new_entry, new_key
+from serve_app.edge.keys_changes import add_key
 from tests.serve_app.running import Running, ask, free_port, http_client, read_stream, running, until
 
 REFUSED = re.compile(r'exlpool_requests_total{.*"rate_limit_exceeded".*replica="(.*)"}')
@@ -78,8 +79,8 @@ async def test_an_update_lets_running_streams_end(app: Running, port: int) -> No
 async def test_a_rate_holds_over_all_replicas(app: Running, port: int, tmp_path: Path) -> None:
     """60 requests at once for 20 tokens each, with a key for 120 a minute, by two replicas: 6 are let in."""
     limited, free, keys = new_key(), new_key(), tmp_path / "keys.yaml"
-    add_line(keys, entry_line(limited, "limited", tokens_per_minute=120))
-    add_line(keys, entry_line(free, "free"))
+    add_key(keys, new_entry(limited, "limited", tokens_per_minute=120))
+    add_key(keys, new_entry(free, "free"))
     two = {**settings(port), "fronts": {"min_replicas": 2, "max_replicas": 2}}
     await asyncio.to_thread(app.deploy, keys_file=str(keys), **two)
     url, body = f"http://127.0.0.1:{port}", ask(16, stream=False)
