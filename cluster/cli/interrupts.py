@@ -56,6 +56,7 @@ class Interrupts:
         self._pid = os.getpid()
         self._received_s = 0.0
         self._raised = False
+        self._in_hook = False
         self._taken = threading.Event()
         self._beginning = threading.RLock()  # a handler may come in the midst of a handler
         self._ending = False
@@ -99,18 +100,23 @@ class Interrupts:
         self._begin(number)
         if not _ray_is_connected():
             self._leave()
-        if not self._raised:
+        if self._in_hook:  # where it would be swallowed too
+            os.write(self._arrives, bytes([_SWALLOWED]))
+        elif not self._raised:
             self._raised = True
             raise Interrupted
-        self._again()
+        else:
+            self._again()
 
     def _unraisable(self, unraisable: Any) -> None:
         """Called where an exception cannot go on, such as in `__del__`: one of ours is then raised once more."""
         if not issubclass(unraisable.exc_type, Interrupted):
             sys.__unraisablehook__(unraisable)
         elif self.received is not None:
+            self._in_hook = True
             self._raised = False
             os.write(self._arrives, bytes([_SWALLOWED]))
+            self._in_hook = False
 
     def _begin(self, number: int) -> None:
         """Say the one line. What others say after it, Ray of its own end above all, is of no use to anybody."""

@@ -32,9 +32,11 @@ class Deadline:
         if self._timeout_s is None:
             return await awaitable
         try:
-            async with asyncio.timeout(self._timeout_s - self._spent_s()):
+            async with asyncio.timeout(self._timeout_s - self._spent_s()) as timeout:
                 return await awaitable
         except TimeoutError:
+            if not timeout.expired():  # something else's
+                raise
             raise DeadlineExceeded(f"Not finished within {self._timeout_s:g} s.") from None
 
     def imposed(self, jobs: Sequence[Job]) -> Sequence[Job]:

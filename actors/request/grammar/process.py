@@ -36,6 +36,7 @@ from actors.request.grammar.wire import COMPILE, OPEN, TOKEN, Word, answer
 LIMITS = LLParserLimits(verbose_errors=False)
 
 _NO_TOKENIZER = -1
+_TRIAL_NICENESS = 10
 _BYTES = "byte"
 _NAMED_TOKEN = re.compile(r"<\[[^\]\n]*\]>|<\|[^|>\n]*\|>")
 _SOME_TOKEN = "<[5]>"
@@ -50,6 +51,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if tokenizer_fd == _NO_TOKENIZER:
+        os.nice(_TRIAL_NICENESS)  # no step of a model waits for it, and what is hostile shall keep nobody else waiting
         serve: Callable[..., None] = _Trial(memory_bytes).serve
     else:
         with open(tokenizer_fd, encoding="utf-8") as file:
