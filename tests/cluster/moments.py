@@ -75,6 +75,8 @@ class Moment(importlib.abc.MetaPathFinder):
 def main() -> None:
     name, moment, separator, *arguments = sys.argv[1:]
     assert separator == "--"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # as a shell starts it, whoever runs the tests
+        signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
     sys.meta_path.insert(0, Moment(moment, signal.Signals[name]))
     sys.argv = ["exlpool", *arguments]
     from cluster.cli import main as run

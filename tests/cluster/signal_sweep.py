@@ -107,8 +107,6 @@ def _one_line_at_the_end(errors: list[str]) -> bool:
 
 
 def main() -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell does for what runs in the background
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     wanted = sys.argv[1:]
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
