@@ -27,6 +27,7 @@ FOUND = 1
 PROGRESS_EVERY_S = 60.0
 CASE_SECONDS = 120.0
 _GRACE_S = 10.0
+_STDERR = 2  # the file itself, whatever stands for it in Python
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _bounded(name: str, seed: int, case: int, seconds: float) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, tell)
     # Python handles no signal inside a library that does not return: there the stack alone is told.
-    faulthandler.dump_traceback_later(seconds + _GRACE_S, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(seconds + _GRACE_S, exit=True, file=_STDERR)
     timer = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
