@@ -132,7 +132,8 @@ class SamplingParams:
     banned_strings: Annotated[
         tuple[StopString, ...], BeforeValidator(_as_tuple), Field(max_length=MAX_STOP_STRINGS)
     ] = ()
-    """Strings that must not occur: the engine goes back and chooses otherwise."""
+    """Strings that must not occur: the engine goes back and chooses otherwise. It gives up where they leave no token to
+    choose, and where many more tokens have to be taken back than stay: more than 4,096, and 8 for each that stays."""
     token_healing: bool = False
     """The prompt's last token is sampled again, so that it may become a longer one; it is one of the completion's."""
 

@@ -279,6 +279,14 @@ def test_banned_string_and_stop_string(bench: Bench) -> None:
     assert (outcome.text, outcome.end.stop_string) == (bench.spelled(bench.new - 2), first)
 
 
+def test_banned_strings_that_leave_nothing(bench: Bench) -> None:
+    never = dict.fromkeys(set(range(bench.limits.vocab_size)) - {bench.tokens[0]}, -100.0)
+    outcome = bench.answer(20, ignore_eos=True, banned_strings=[bench.texts[0] * 2], logit_bias=never)
+    assert (outcome.end.reason, outcome.text) == (FinishReason.ERROR, "")
+    assert isinstance(outcome.end.error, InvalidRequest)
+    assert "banned_strings" in outcome.end.error.message
+
+
 @pytest.mark.parametrize("with_grammar", ["banned_strings", "token_healing"])
 def test_combinations_that_are_refused(bench: Bench, with_grammar: str) -> None:
     value: Any = {"banned_strings": ["x"], "token_healing": True}[with_grammar]

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+import tests.engines.exllamav2.standin  # noqa: F401 - before anything that imports exllamav2
 from actors.engines.base import EngineJob
+from actors.engines.exllamav2.banned import MAX_TAKEN_BACK, MAX_TAKEN_BACK_PER_SETTLED
 from actors.results import FinishReason
 from tests.engines.exllamav2.standin import VOCAB_SIZE, StandInModel
 
@@ -55,7 +57,10 @@ def scripted_logits(token_ids: Sequence[int], script: Sequence[int]) -> np.ndarr
 
 @dataclass
 class Answer:
-    """`token_ids` are all that were sampled and not taken back, a stop token excepted."""
+    """`token_ids` are all that were sampled and not taken back, a stop token excepted.
+
+    The reason is ERROR where banned strings leave nothing to say; with `may_give_up` the engine may say so earlier.
+    """
 
     token_ids: list[int]
     text: str
@@ -63,6 +68,7 @@ class Answer:
     completion_tokens: int
     stop_string: str | None = None
     stop_token_id: int | None = None
+    may_give_up: bool = False
 
 
 @dataclass
@@ -74,12 +80,20 @@ class BruteForce:
     eos_token_ids: tuple[int, ...]
     made: list[int] = field(default_factory=list)
     forbidden: dict[tuple[int, ...], set[int]] = field(default_factory=dict)
+    taken_back: int = 0
 
     def answer(self) -> Answer:
+        found = self._answer()
+        found.may_give_up = self.taken_back > MAX_TAKEN_BACK
+        return found
+
+    def _answer(self) -> Answer:
         params = self.job.params
         stops = {*params.stop_token_ids, *(() if params.ignore_eos else self.eos_token_ids)}
         while True:
             token = self._next_token(stops if len(self.made) < params.min_new_tokens else set())
+            if token in self._forbidden_here or self.taken_back > self._most_taken_back:
+                return Answer(self.made, self._text(final=True), FinishReason.ERROR, len(self.made))
             if token in stops and not (self._healed and not self.made and token == self.job.token_ids[-1]):
                 made = len(self.made)
                 return Answer(self.made, self._text(final=True), FinishReason.STOP, made + 1, stop_token_id=token)
@@ -98,10 +112,19 @@ class BruteForce:
         if banned is not None:
             place = next(n for n in range(made) if len(self._text(n + 1)) > banned[1])
             self.forbidden.setdefault(tuple(self.made[:place]), set()).add(self.made[place])
+            self.taken_back += made - place
             del self.made[place:]
         elif made == self.job.max_new_tokens:
             return Answer(self.made, self._text(final=True), FinishReason.LENGTH, made)
         return None
+
+    @property
+    def _forbidden_here(self) -> set[int]:
+        return self.forbidden.get(tuple(self.made), set())
+
+    @property
+    def _most_taken_back(self) -> int:
+        return MAX_TAKEN_BACK + MAX_TAKEN_BACK_PER_SETTLED * self.job.max_new_tokens
 
     @property
     def _healed(self) -> bool:
@@ -114,7 +137,7 @@ class BruteForce:
         logits = scripted_logits([*prompt, *self.made], ScriptedModel.script)
         for token, bias in self.job.params.logit_bias.items():
             logits[token] += bias
-        logits[list(stops | self.forbidden.get(tuple(self.made), set()))] = -1e30
+        logits[list(stops | self._forbidden_here)] = -1e30
         if self._healed and not self.made:
             prefix = self.piece(self.job.token_ids[-1])
             other = [token for token in range(VOCAB_SIZE) if not self.piece(token).startswith(prefix)]
@@ -123,13 +146,16 @@ class BruteForce:
 
     def _text(self, tokens: int | None = None, *, final: bool = False) -> str:
         """The text of the first so many tokens, without a character that is not complete, or with it at the end."""
+        shown = self._behind_prompt(self.made[:tokens], final)
+        return shown[len(self._behind_prompt(self.job.token_ids[-1:])) :] if self._healed else shown
+
+    def _behind_prompt(self, token_ids: Sequence[int], final: bool = False) -> str:
+        """The text of some tokens behind the prompt, whose last token is not there where it is healed."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         prompt = self.job.token_ids[:-1] if self._healed else self.job.token_ids
         for token in prompt[-4:]:
             decoder.decode(self.piece(token))
-        data = b"".join(self.piece(token) for token in self.made[:tokens])
-        shown = decoder.decode(data, final)
-        return shown[len(self.piece(self.job.token_ids[-1]).decode()) :] if self._healed else shown
+        return decoder.decode(b"".join(self.piece(token) for token in token_ids), final)
 
 
 def first_match(text: str, strings: Sequence[str], after: int) -> tuple[int, int, str] | None:

@@ -11,6 +11,7 @@ from typing import Any
 import tests.engines.exllamav2.standin  # noqa: F401 - before anything that imports exllamav2
 from actors.engines.base import Ended, EngineJob
 from actors.engines.exllamav2.engine import ExLlamaV2Engine
+from actors.errors import InvalidRequest
 from actors.results import FinishReason
 from tests.engines.exllamav2.running import Outcome, job, note
 from tests.engines.exllamav2.standin import VOCAB_SIZE, make_engine
@@ -119,6 +120,12 @@ class Case:
             assert [entry.token_id for entry in outcome.logprobs] == outcome.token_ids, what
             assert {len(entry.top) for entry in outcome.logprobs} <= {each.params.logprobs}, what
         if outcome.end.reason is FinishReason.CANCELLED and each.job_id in self._cancelled:
+            assert answer.text.startswith(outcome.text), what
+            return
+        if FinishReason.ERROR in (answer.reason, outcome.end.reason):
+            assert outcome.end.reason is FinishReason.ERROR, what
+            assert answer.reason is FinishReason.ERROR or answer.may_give_up, what
+            assert isinstance(outcome.end.error, InvalidRequest), what
             assert answer.text.startswith(outcome.text), what
             return
         assert outcome.text == answer.text, what

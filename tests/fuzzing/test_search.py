@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
@@ -12,6 +14,23 @@ from tests.fuzzing import search
 from tests.fuzzing.search import FOUND, NAMES, Fuzzer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+ENDLESS = """
+import sys
+from tests.fuzzing import search
+
+def endless(random):
+    while True:
+        try:
+            while random.random() >= 0.0:
+                pass
+        except BaseException:
+            pass
+
+search.load = lambda name: search.Fuzzer("Nothing goes on for ever.", endless)
+sys.exit(search.search("keys_files", 5, 60.0, 7, None, case_seconds=0.05))
+"""
 
 
 def small_or_large(random: Random) -> str:
@@ -40,6 +59,13 @@ def test_a_search_that_finds_nothing_counts_the_kinds_of_its_cases(capsys: pytes
     assert "3 cases" in told
     assert "nothing found" in told
     assert re.search(r"\d (small|large)", told)
+
+
+def test_a_case_that_does_not_end_is_a_finding_with_its_number_and_its_stack() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDLESS], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == FOUND
+    assert "--seed 5 --first 7 --cases 1" in done.stdout
+    assert "in endless" in done.stderr
 
 
 def test_no_time_is_no_case(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,17 +13,25 @@ from actors.engines.text import Pieces, StopStrings, primed_decoder
 
 MAX_TRIES = 512
 """Tokens tried at one place before the job fails: its banned strings leave it nothing to say."""
+MAX_TAKEN_BACK = 4096
+MAX_TAKEN_BACK_PER_SETTLED = 8
+"""Tokens taken back in all before the job fails: so many, and so many more for each one that stays. Without a bound of
+the whole, tries at one place that each take tries at the places behind it would multiply."""
 MAX_CHAINED = 64
 """Tokens that are kept undecided only because the one behind them is."""
+
+_NOTHING_LEFT = "banned_strings leave nothing to say here."
+_TOO_MANY_TAKEN_BACK = "Too many tokens had to be taken back for banned_strings: ban fewer strings, or longer ones."
 
 
 @dataclass(frozen=True, slots=True)
 class _Undecided:
-    """A token that may be taken back: what it added to the text, and what is true behind it: the decoder's state, and
-    how many characters at the text's end may begin a banned string."""
+    """A token that may be taken back: what it added to the text, and what is true behind it: the decoder's state, how
+    many of the next characters are not shown, and how many at the text's end may begin a banned string."""
 
     text: str
     decoder: tuple[bytes, int]
+    skipped: int
     held: int
 
 
@@ -54,11 +62,14 @@ class BannedStrings:
         self._pieces = pieces
         self._decoder = primed_decoder(pieces, prompt_ids)
         self._skipped = skipped
-        self._before = _Undecided("", self._decoder.getstate(), 0)
+        self._before = _Undecided("", self._decoder.getstate(), skipped, 0)
         self._context = ""
         self._context_characters = max(map(len, (*strings, *stops))) - 1
         self._tail: list[_Undecided] = []
         self._tried: dict[int, set[int]] = {}  # place in the tail -> tokens that led to a banned string
+        self._may_take_back = MAX_TAKEN_BACK
+        self.dead_end: str | None = None
+        """Why the completion cannot go on, once it cannot."""
 
     @property
     def blocked(self) -> set[int]:
@@ -73,8 +84,11 @@ class BannedStrings:
     def push(self, token_id: int, tail_ids: Sequence[int], *, may_stop: bool = True) -> int:
         """Add a token; `tail_ids` are the undecided ones, this one last. Returns how many to take back.
 
-        With `may_stop` off no stop string ends the completion with this token.
+        With `may_stop` off no stop string ends the completion with this token. Look at `dead_end` after a take-back.
         """
+        if token_id in self.blocked:  # it would not have been sampled if there were another
+            self.dead_end = _NOTHING_LEFT
+            return 1
         text = self._decoder.decode(self._pieces.piece(token_id))
         skipped = min(self._skipped, len(text))
         self._skipped, text = self._skipped - skipped, text[skipped:]
@@ -83,7 +97,7 @@ class BannedStrings:
         folded = _folded(joined)
         match = self._strings.find(folded, before)
         stop = self._stops.find(joined, before) if may_stop else None
-        self._tail.append(_Undecided(text, self._decoder.getstate(), self._strings.held(folded)))
+        self._tail.append(_Undecided(text, self._decoder.getstate(), self._skipped, self._strings.held(folded)))
         if stop is not None and (match is None or _end_of(stop) <= _end_of(match)):
             self._decide(len(self._tail))
             return 0
@@ -98,7 +112,14 @@ class BannedStrings:
         self._tried = {at: tokens for at, tokens in self._tried.items() if at <= place}
         dropped = len(self._tail) - place
         del self._tail[place:]
-        self._decoder.setstate((self._tail[-1] if self._tail else self._before).decoder)
+        last = self._tail[-1] if self._tail else self._before
+        self._decoder.setstate(last.decoder)
+        self._skipped = last.skipped
+        self._may_take_back -= dropped
+        if len(self.blocked) > MAX_TRIES:
+            self.dead_end = _NOTHING_LEFT
+        elif self._may_take_back < 0:
+            self.dead_end = _TOO_MANY_TAKEN_BACK
         return dropped
 
     def _token_at(self, character: int) -> int:
@@ -128,6 +149,7 @@ class BannedStrings:
         decided = self._context + "".join(token.text for token in self._tail[:count])
         self._context = decided[-self._context_characters :] if self._context_characters else ""
         self._before = self._tail[count - 1]
+        self._may_take_back += count * MAX_TAKEN_BACK_PER_SETTLED
         del self._tail[:count]
         self._tried = {at - count: tokens for at, tokens in self._tried.items() if at >= count}
 

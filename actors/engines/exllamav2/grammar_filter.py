@@ -23,6 +23,7 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._words = np.zeros(words_needed(vocab_size), dtype=np.int32)
+        self._closed = False
         self.failure: InvalidRequest | None = None
 
     def use(self, mask: GrammarMask) -> None:
@@ -30,9 +31,10 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
         self._mask = mask
 
     def close(self) -> None:
-        """The job is over. Whatever still holds it, its grammar's process ends."""
+        """The job is over. Whatever still holds it, its grammar's process ends; nothing waits for it any more."""
         if self._mask is not None:
             self._mask.close()
+            self._closed = True
 
     @property
     def complete(self) -> bool:
@@ -63,7 +65,8 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
         return True
 
     def prepare_logit_mask(self) -> bool:
-        if self.failure is None:
+        # The generator may have queued it with the job's last token, which nothing follows.
+        if self.failure is None and not self._closed:
             assert self._mask is not None, "a job starts when its grammar is there"
             try:
                 self._mask.allowed(self._words)

@@ -16,14 +16,14 @@ import torch
 from exllamav2.generator import ExLlamaV2DynamicJob, ExLlamaV2Sampler
 
 from actors.engines.base import EngineJob
-from actors.engines.exllamav2.banned import MAX_TRIES, BannedStrings
+from actors.engines.exllamav2.banned import BannedStrings
 from actors.engines.exllamav2.cut import cut_of
 from actors.engines.exllamav2.grammar_filter import GrammarFilter
 from actors.engines.exllamav2.logprobs import logprobs_of
 from actors.engines.exllamav2.pages import name_page, shorten
 from actors.engines.exllamav2.penalties import LogitAdjustment, PenaltyMemory
 from actors.engines.exllamav2.settings import sampler_settings
-from actors.engines.text import Pieces
+from actors.engines.text import Pieces, primed_decoder
 from actors.errors import EngineFailure, InvalidRequest
 from actors.results import TokenLogprobs
 
@@ -62,7 +62,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         grammar: GrammarFilter | None,
     ) -> None:
         params = job.params
-        healed = healed_text(pieces, job.token_ids) if params.token_healing else ""
+        healed = healed_characters(pieces, job.token_ids) if params.token_healing else 0
         super().__init__(
             input_ids=torch.from_numpy(np.fromiter(job.token_ids, np.int64, len(job.token_ids)))[None],
             # The library stops this many tokens early when it drafts, and reserves too few pages for them.
@@ -79,7 +79,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         self.job_id = job.job_id
         self.params = params
         self.grammar = grammar
-        self.context = (job.token_ids[:-1] if healed else job.token_ids, len(healed))
+        self.context = (job.token_ids[:-1] if healed else job.token_ids, healed)
         """The prompt as the completion's text follows on it: its ids, and how many characters of it are sampled."""
         self.banned = self._banned_strings(pieces) if params.banned_strings else None
         self._max_sampled = job.max_new_tokens
@@ -187,7 +187,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         # - sampling failed (`failure` is set): the token is no token;
         # - the token is a stop token: it counts, and is not shown;
         # - the token completes a banned string: it is taken back with the others of the string, and the job goes on,
-        #   unless so many were tried at this place that there is nothing left to say;
+        #   unless there is nothing left to say, or too much was taken back;
         # - its text is complete under the grammar: nothing but an end could follow;
         # - the completion has its length;
         # - the grammar turned out too complex over this token, whatever else is true of it.
@@ -255,8 +255,8 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         del self.sampled[-count:]
         del self.logprobs[len(self.sampled) :]
         self._rewind(count)
-        if len(self.banned.blocked) > MAX_TRIES:
-            self.failure = InvalidRequest("banned_strings leave nothing to say here.", param="banned_strings")
+        if self.banned.dead_end is not None:
+            self.failure = InvalidRequest(self.banned.dead_end, param="banned_strings")
             self.end = End(EndCause.FAILURE)
         return True
 
@@ -281,13 +281,15 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
             self._next_page += 1
 
 
-def healed_text(pieces: Pieces, token_ids: Sequence[int]) -> str:
-    """What token healing takes away of a prompt: the text of its last token, "" where it stays.
+def healed_characters(pieces: Pieces, token_ids: Sequence[int]) -> int:
+    """How much text of the prompt token healing samples again: that of its last token, 0 where it stays.
 
     It stays where it is the whole prompt, or no text of its own: a special token, a part of a character.
     """
     piece = pieces.piece(token_ids[-1]) if len(token_ids) > 1 else b""
     try:
-        return piece.decode()
+        piece.decode()
     except UnicodeDecodeError:
-        return ""
+        return 0
+    # Where the prompt broke off inside a character before it, the sign for that is decoded with this token.
+    return len(primed_decoder(pieces, token_ids[:-1]).decode(piece)) if piece else 0

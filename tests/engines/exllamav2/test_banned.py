@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.engines.exllamav2 import banned as banned_module
 from actors.engines.exllamav2.banned import MAX_CHAINED, BannedStrings
 from tests.engines.exllamav2.running import greedy, prompt, reference, run
 from tests.engines.exllamav2.standin import make_engine
@@ -82,6 +83,34 @@ def test_a_character_that_the_prompt_began_is_looked_at_whole() -> None:
 def test_what_is_not_shown_is_not_banned() -> None:
     banned = BannedStrings(["cd"], Texts("cd", "de", "c"), skipped=1)
     assert Sampled(banned).push(0, 1) == [0, 1]
+
+
+def test_what_is_not_shown_is_still_not_banned_after_a_take_back() -> None:
+    banned = BannedStrings(["x", "cd"], Texts("cx", "cd"), skipped=1)
+    sampled = Sampled(banned)
+    assert sampled.push(0) == []
+    assert sampled.push(1) == [1]
+
+
+def test_a_blocked_token_says_that_there_was_no_other() -> None:
+    banned = BannedStrings(["a"], Texts("xa", "b"))
+    sampled = Sampled(banned)
+    assert sampled.push(1, 0) == [1]
+    assert banned.dead_end is None
+    assert sampled.push(0) == [1]
+    assert banned.dead_end is not None
+
+
+def test_what_may_be_taken_back_in_all_grows_with_what_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(banned_module, "MAX_TAKEN_BACK", 4)
+    monkeypatch.setattr(banned_module, "MAX_TAKEN_BACK_PER_SETTLED", 1)
+    banned = BannedStrings(["cd"], Texts("e", "d", "ac", "bc", "gc", "xc"))
+    sampled = Sampled(banned)
+    sampled.push(0, 2, 1, 3, 1)
+    assert banned.dead_end is None, "four tokens went, and five may"
+    sampled.push(4, 1)
+    assert banned.dead_end is not None
+    assert sampled.ids == [0]
 
 
 @pytest.mark.parametrize(("may_stop", "kept"), [(True, [0]), (False, [])])

@@ -118,3 +118,13 @@ def test_several_banned_strings_are_taken_back_over_page_borders(tmp_path: Path)
     assert outcome.end.completion_tokens == 40
     follow_up = prompt(250) + outcome.token_ids + prompt(5, 3)
     assert run(engine, [greedy(1, follow_up, 10)])[1].token_ids == reference(follow_up, 10)
+
+
+def test_healing_behind_a_broken_character_shows_nothing_of_the_prompt(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path)
+    tokenizer = engine._model.generator.tokenizer
+    broken = tokenizer.encode("\u20ac")[0].tolist()[0]
+    healed = [*prompt(20), broken, tokenizer.single_id("ga")]
+    outcome = run(engine, [greedy(0, healed, 6, token_healing=True, banned_strings=["a"])])[0]
+    assert outcome.token_ids[0] == healed[-1]
+    assert outcome.text == spelled(engine, outcome.token_ids[1:])

@@ -10,6 +10,7 @@ import torch
 from exllamav2.generator import ExLlamaV2Sampler
 
 from actors.engines import grammar
+from actors.engines.exllamav2.grammar_filter import GrammarFilter
 from actors.engines.exllamav2.job import PoolJob
 from actors.engines.exllamav2.settings import MAX_CANDIDATES, sampler_settings
 from actors.engines.exllamav2.weights import choose_attention
@@ -129,6 +130,17 @@ def test_a_job_that_waits_for_its_grammar_can_be_cancelled(tmp_path: Path, monke
     note(outcomes, engine.step())
     assert outcomes[1].end.reason is FinishReason.CANCELLED
     assert not engine.has_work()
+
+
+def test_nothing_waits_for_the_next_mask_of_a_job_that_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar, "STEP_TIMEOUT_S", 0.01)  # what would be waited for in vain, and then be a failure
+    loaded = make_engine(tmp_path)._model
+    waiting = GrammarFilter(loaded.limits.vocab_size, frozenset(loaded.limits.eos_token_ids))
+    waiting.use(loaded.grammars.mask("regex", "a+"))
+    waiting.feed(torch.tensor([[loaded.generator.tokenizer.single_id("a")]]))
+    waiting.close()
+    waiting.prepare_logit_mask()
+    assert waiting.failure is None
 
 
 def test_a_fault_in_one_jobs_sampler_ends_that_job_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
