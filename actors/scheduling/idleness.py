@@ -11,7 +11,8 @@ it are together only if one of these holds:
 - room for others: the request is of class batch, the worker is not idle, and what is left there is kept for foreground
   requests, or another batch prompt is being computed there. (Time frees such room too: that is seen at the next tick.
   So what is kept is reckoned as of the last look at all workers, or of the arrival of the request.)
-- too many: more requests of its class were looked at than may be, all of a size that a worker with room could run.
+- too many: more requests of its class were looked at than may be, all of a size that a worker with room could run; or
+  more were scored, of any class.
   (Those who hold out for a dearer place are among them; the next tick looks again.)
 
 What could start only because it shares pages with requests that run is looked at with the first of the queue, and may

@@ -153,9 +153,14 @@ class Worker:
             f"{self.pending_prefill_tokens} prompt tokens due, report {self.sequence}>"
         )
 
+    @property
+    def has_slot(self) -> bool:
+        """Whether it could start one more attempt, pages aside."""
+        return self.status is WorkerStatus.UP and len(self.attempts) < self.limits.max_batch_size
+
     def could_start(self, request: Request) -> bool:
         """Whether there are pages and a slot for the request now."""
-        if len(self.attempts) >= self.limits.max_batch_size or self.status is not WorkerStatus.UP:
+        if not self.has_slot:
             return False
         pages = pages_needed(request.tokens + self.limits.reserve_tokens)
         return self.ledger.pages_to_take(pages, request.admission.page_hashes) <= self.ledger.free_pages

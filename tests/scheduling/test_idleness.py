@@ -313,6 +313,16 @@ def test_what_was_kept_long_before_a_batch_request_came_is_no_excuse() -> None:
     assert [r.request_id for r, _ in idleness.overlooked(pool.scheduler.state)] == ["waits"]
 
 
+def test_who_comes_when_no_more_may_be_scored_is_seen_at_the_next_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = small_and_large(large_is_down=False, count=LOOKAHEAD + 4)
+    for number in range(3):
+        pool.cancel(f"large{number}")  # three that were never scored come to the front
+    with monkeypatch.context() as patch:
+        patch.setattr(matching, "SCORES_PER_EVENT", 2)
+        assert pool.submit("small", 100, 100, tenant="t0") == []
+    assert starts(pool.tick()) == {"small": "small#1"}
+
+
 def test_when_too_many_could_start_the_next_tick_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "SCORES_PER_EVENT", 4)
     pool = Pool()
