@@ -110,7 +110,7 @@ class FairQueue:
             if not queue.requests:
                 continue
             for request in queue.candidates(most, self._round, None if room is None else room(priority)):
-                request.due = queue.covers(request)
+                request.due = queue.credit_tokens > 0.0 and queue.covers(request)
                 yield request
 
     def _order(self) -> list[Priority]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from actors.results import Priority
@@ -131,7 +132,7 @@ class Matchmaker:
 
     def _sequence(
         self, now_s: float, touched: set[int] | None, arrived: Request | None, rooms: dict[Priority, WorkersRoom]
-    ) -> Iterator[Request]:
+    ) -> Iterable[Request]:
         """Who is looked at. Where no room appeared, whoever was looked at before is where it was, and beyond the window
         only one who has just arrived may start, unless others there were not looked at: they come first."""
 
@@ -139,8 +140,11 @@ class Matchmaker:
             rooms[priority] = WorkersRoom(self._fleet, self._placement, priority, now_s, touched)
             return rooms[priority]
 
-        yield from self._queue.candidates(LOOKAHEAD, room if touched is None or touched else None)
-        if arrived is None or arrived.scored or arrived not in self._queue:
+        first = self._queue.candidates(LOOKAHEAD, room if touched is None or touched else None)
+        return first if arrived is None else chain(first, self._beyond(arrived, now_s))
+
+    def _beyond(self, arrived: Request, now_s: float) -> Iterator[Request]:
+        if arrived.scored or arrived not in self._queue:
             return
         if self._placement.could_start_now(arrived, now_s, self.unseen[arrived.admission.priority]):
             yield arrived

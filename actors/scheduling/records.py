@@ -160,7 +160,7 @@ class Worker:
 
     def could_start(self, request: Request) -> bool:
         """Whether there are pages and a slot for the request now."""
-        if not self.has_slot:
+        if len(self.attempts) >= self.limits.max_batch_size or self.status is not WorkerStatus.UP:
             return False
         pages = pages_needed(request.tokens + self.limits.reserve_tokens)
         return self.ledger.pages_to_take(pages, request.admission.page_hashes) <= self.ledger.free_pages

@@ -40,12 +40,14 @@ class WorkersRoom:
         return self._most_tokens
 
     def fits(self, request: Request) -> bool:
-        if request.tokens > self.most_tokens:
+        if self._tokens is None:
+            self._look()
+        if request.size_tokens > self._most_tokens:
             return False
         if not request.admission.excluded_workers:
             return True
         allowed, tokens = self._placement.allowed(request), self._tokens or {}
-        return any(allowed[index] and most >= request.tokens for index, most in tokens.items())
+        return any(allowed[index] and most >= request.size_tokens for index, most in tokens.items())
 
     def cut_off(self) -> None:
         self.was_cut_off = True
