@@ -204,7 +204,7 @@ class ClassQueue:
             yield request
             if request.worker is None:
                 stayed.append(request)
-        if self.requests > len(stayed) and room.largest_pages:
+        if self.requests > len(stayed) and room.most_tokens:
             yield from self.lanes.fitting(most - sum(map(room.fits, stayed)), round_, room)
 
     def _window(self, most: int, round_: int) -> Iterator[Request]:

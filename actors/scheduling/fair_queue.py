@@ -15,6 +15,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping
 
+from actors.messages import WorkerLimits
 from actors.results import Priority
 from actors.scheduling.class_queue import OUTPUT_WEIGHT, ClassQueue
 from actors.scheduling.lanes import Room
@@ -109,7 +110,7 @@ class FairQueue:
             if not queue.requests:
                 continue
             for request in queue.candidates(most, self._round, None if room is None else room(priority)):
-                request.due = queue.covers(request)
+                request.due = queue.credit_tokens > 0.0 and queue.covers(request)
                 yield request
 
     def _order(self) -> list[Priority]:
@@ -138,15 +139,20 @@ class FairQueue:
         """Worker-seconds of all that waits."""
         return sum(queue.work for queue in self._classes.values())
 
-    def largest_pages(self, priority: Priority) -> int:
-        """Pages of the largest request of this class and better ones."""
-        return max(self._classes[p].lanes.largest_pages for p in CLASSES[: CLASSES.index(priority) + 1])
+    def tell_apart(self, limits: WorkerLimits) -> None:
+        """Workers of these limits come, which may be other ones than those that were."""
+        for queue in self._classes.values():
+            queue.lanes.tell_apart(limits)
 
-    def share_up_to(self, priority: Priority, pages: int) -> float:
-        """Of the work of this class and better ones, the share of requests that hold at most so many pages."""
+    def most_tokens(self, priority: Priority) -> int:
+        """What a worker has to hold to run all requests of this class and better ones."""
+        return max(self._classes[p].lanes.most_tokens for p in CLASSES[: CLASSES.index(priority) + 1])
+
+    def share_up_to(self, priority: Priority, tokens: int) -> float:
+        """Of the work of this class and better ones, the share of what a worker can run that holds so many tokens."""
         classes = [self._classes[p] for p in CLASSES[: CLASSES.index(priority) + 1]]
         work = sum(queue.work for queue in classes)
-        beyond = sum(queue.lanes.work_beyond(pages) for queue in classes)
+        beyond = sum(queue.lanes.work_beyond(tokens) for queue in classes)
         return min(max(1.0 - beyond / work, 0.0), 1.0) if work > 0.0 else 1.0
 
     def validate(self) -> None:

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.messages import WorkerLimits
-from actors.paging.hashes import PAGE_TOKENS, pages_needed
 from actors.scheduling.estimates import DEFAULT_TIMES, StepModel, StepTimes
 from actors.scheduling.ledger import Ledger, PageIndex
-from actors.scheduling.records import Worker, WorkerStatus
+from actors.scheduling.records import Worker, WorkerStatus, most_tokens
 
 Floats = NDArray[np.float64]
 
@@ -77,13 +76,12 @@ class Fleet:
         """The different limits of workers that are not being emptied."""
         return tuple(self._limits)
 
-    def size_pages(self) -> dict[int, int]:
-        """How many of the workers that are not being emptied take requests of at most so many pages."""
+    def sizes_tokens(self) -> dict[int, int]:
+        """How many of the workers that are not being emptied take requests of at most so many tokens."""
         sizes: dict[int, int] = {}
         for limits, count in self._limits.items():
-            pages = limits.total_pages - limits.reserve_tokens // PAGE_TOKENS
-            pages = min(pages, pages_needed(limits.context_tokens))
-            sizes[pages] = sizes.get(pages, 0) + count
+            tokens = most_tokens(limits, limits.total_pages)
+            sizes[tokens] = sizes.get(tokens, 0) + count
         return sizes
 
     def add(self, worker_id: str, slot_name: str, limits: WorkerLimits, sequence: int) -> Worker:

@@ -9,8 +9,10 @@ it are together only if one of these holds:
 - dearer: the policy weighs waiting against starting, and found that the request is done sooner elsewhere; or the worker
   has enough prompts to compute already.
 - room for others: the request is of class batch, the worker is not idle, and what is left there is kept for foreground
-  requests, or another batch prompt is being computed there. (Time frees such room too: that is seen at the next tick.)
-- too many: more requests of its class were looked at than may be, all of a size that a worker with room could run.
+  requests, or another batch prompt is being computed there. (Time frees such room too: that is seen at the next tick.
+  So what is kept is reckoned as of the last look at all workers, or of the arrival of the request.)
+- too many: more requests of its class were looked at than may be, all of a size that a worker with room could run; or
+  more were scored, of any class.
   (Those who hold out for a dearer place are among them; the next tick looks again.)
 
 What could start only because it shares pages with requests that run is looked at with the first of the queue, and may
@@ -25,6 +27,9 @@ from actors.paging.hashes import pages_needed
 from actors.scheduling.placement import PEAK_MARGIN, prompts_are_held_back
 from actors.scheduling.records import PEAK_HALF_LIFE_S, Request, Worker, WorkerStatus, fits
 from actors.scheduling.state import SchedulerState
+
+MOST_RENEWED = -16.0
+"""Half-lives between two looks after which everything is taken to have been kept."""
 
 
 def overlooked(state: SchedulerState) -> Iterator[tuple[Request, Worker]]:
@@ -81,8 +86,9 @@ def _is_dearer(state: SchedulerState, request: Request, worker: Worker) -> bool:
 def _is_for_others(state: SchedulerState, request: Request, worker: Worker) -> bool:
     if not worker.attempts or request.reserves == worker.index:
         return False
-    age_s = max(state.matchmaker.looked_s - worker.peak_at_s, 0.0)
-    fade = PEAK_MARGIN * 0.5 ** (age_s / PEAK_HALF_LIFE_S)
+    # The memory of the peak may have been renewed since, with what had faded until then: it is reckoned back.
+    age_s = max(state.matchmaker.looked_s, request.arrived_s) - worker.peak_at_s
+    fade = PEAK_MARGIN * 0.5 ** max(age_s / PEAK_HALF_LIFE_S, MOST_RENEWED)
     kept_pages = max(int(worker.peak_pages * fade) - worker.foreground_pages, 0)
     kept_slots = max(int(worker.peak_slots * fade) - worker.foreground_slots, 0)
     free_slots = worker.limits.max_batch_size - len(worker.attempts)

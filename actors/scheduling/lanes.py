@@ -1,24 +1,27 @@
 """The waiting requests of a class by size, so that one that could start is found behind thousands that could not.
 
-A lane has the requests that hold equally many pages and avoid the same workers: what a worker with room could run is
-asked of a lane and not of each of its requests. Part of `class_queue.py`.
+A lane has the requests that need the same room and avoid the same workers: what a worker with room could run is asked
+of a lane and not of each of its requests. Sizes are told apart by whole pages, and where the room of some worker ends
+within a page (an odd context, a reserve), there too. Part of `class_queue.py`.
 """
 
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Protocol
 
+from actors.messages import WorkerLimits
+from actors.paging.hashes import PAGE_TOKENS
 from actors.scheduling.records import Request
 
 MOST_SEEN = 64
 """Of one tenant in one lane no more are seen in a round than this: those of the window, and those behind it."""
 Key = tuple[int, tuple[str, ...]]
-"""Own pages, and the workers that are avoided, in order."""
+"""The most tokens of a request of the lane, and the workers that are avoided, in order."""
 
 
 class Served(Protocol):
@@ -28,11 +31,11 @@ class Served(Protocol):
 
 
 class Room(Protocol):
-    """What the workers with room could run at the moment, by whole pages. It shrinks while requests are started."""
+    """What the workers with room could run at the moment. It shrinks while requests are started."""
 
     @property
-    def largest_pages(self) -> int:
-        """No request of more pages can start; 0: none can."""
+    def most_tokens(self) -> int:
+        """No request of more tokens can start; 0: none can."""
         ...
 
     def fits(self, request: Request) -> bool:
@@ -120,11 +123,27 @@ class Lanes:
         self._tenants = tenants
         self._lanes: dict[Key, Lane] = {}
         self._keys: list[Key] = []
+        self._ends: list[int] = [PAGE_TOKENS]
+        """Where in its last page a size ends. There is one more for every worker of odd limits that ever was."""
 
     def __repr__(self) -> str:
-        return f"<Lanes of {', '.join(f'{pages} pages' for pages, _ in self._keys) or 'nobody'}>"
+        return f"<Lanes of {', '.join(f'{tokens} tokens' for tokens, _ in self._keys) or 'nobody'}>"
+
+    def tell_apart(self, limits: WorkerLimits) -> None:
+        """Workers of these limits come: have no lane of whose requests they could run some and not others."""
+        ends = {limits.context_tokens % PAGE_TOKENS or PAGE_TOKENS, PAGE_TOKENS - limits.reserve_tokens % PAGE_TOKENS}
+        if ends.issubset(self._ends):
+            return
+        self._ends = sorted(ends.union(self._ends))
+        lanes, self._lanes, self._keys = self._lanes, {}, []
+        for lane in lanes.values():
+            for requests in lane.waiting.values():
+                for request in requests.values():
+                    self.push(request, first=False)
 
     def push(self, request: Request, *, first: bool) -> None:
+        whole = (request.own_pages - 1) * PAGE_TOKENS
+        request.size_tokens = whole + self._ends[bisect_left(self._ends, request.tokens - whole)]
         key = _key(request)
         lane = self._lanes.get(key)
         if lane is None:
@@ -146,15 +165,16 @@ class Lanes:
             lane.list_anew(self._tenants)
 
     @property
-    def largest_pages(self) -> int:
+    def most_tokens(self) -> int:
+        """What a worker has to hold to run all that wait."""
         return self._keys[-1][0] if self._keys else 0
 
-    def work_beyond(self, pages: int) -> float:
-        """Worker-seconds of all that wait and hold more than so many pages."""
-        return sum(self._lanes[key].work for key in self._keys[bisect_right(self._keys, (pages + 1,)) :])
+    def work_beyond(self, tokens: int) -> float:
+        """Worker-seconds of all that wait and are larger than so many tokens, which is what some worker holds."""
+        return sum(self._lanes[key].work for key in self._keys[bisect_right(self._keys, (tokens + 1,)) :])
 
-    def _up_to(self, pages: int) -> list[Key]:
-        return self._keys[: bisect_right(self._keys, (pages + 1,))]
+    def _up_to(self, tokens: int) -> list[Key]:
+        return self._keys[: bisect_right(self._keys, (tokens + 1,))]
 
     def fitting(self, most: int, round_: int, room: Room) -> Iterator[Request]:
         """Requests that a worker with room could run, in fair order, each once, at most `most` that stay. Those that
@@ -163,7 +183,7 @@ class Lanes:
         try:
             while most > 0:
                 best: tuple[float, int, Request] | None = None
-                for key in self._up_to(room.largest_pages):
+                for key in self._up_to(room.most_tokens):
                     head = self._head(self._lanes[key], round_, aside)
                     if head is not None and (best is None or head[:2] < best[:2]) and room.fits(head[2]):
                         best = head
@@ -207,4 +227,4 @@ class Lanes:
 
 def _key(request: Request) -> Key:
     avoided = request.admission.excluded_workers
-    return request.own_pages, tuple(sorted(avoided)) if avoided else ()
+    return request.size_tokens, tuple(sorted(avoided)) if avoided else ()

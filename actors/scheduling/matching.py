@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from actors.results import Priority
@@ -96,14 +97,17 @@ class Matchmaker:
                     self._policy.placed(index)
 
     def _look(self, now_s: float, touched: set[int] | None, arrived: Request | None) -> Iterator[Match]:
-        """Look through the queue once, in fair order."""
+        """Look through the queue once, in fair order, as long as there is somebody for whom something has changed."""
         passed: list[Request] = []
         rooms: dict[Priority, WorkersRoom] = {}
+        opened = self._opened(touched)
+        if touched is not None and not opened and arrived is None:
+            return
         self._placement.promised_pages.clear()
         for request in self._sequence(now_s, touched, arrived, rooms):
-            if not request.scored or touched is None or self._worth_scoring(request, touched, now_s):
+            if not request.scored or touched is None or self._worth_scoring(request, opened, now_s):
                 if not self._budget:
-                    self._note_unseen(touched, cut_off=set(Priority))
+                    self._note_unseen(touched if arrived is None or arrived.scored else None, cut_off=set(Priority))
                     return
                 self._budget -= 1
                 worker = self._score(request, now_s)
@@ -113,14 +117,22 @@ class Matchmaker:
                     self._skip(passed, worker)
                     for room in rooms.values():
                         room.changed(worker)
+                    opened = self._opened(touched)
+                    if touched is not None and not opened and arrived is None:
+                        break
                     continue
             self._promise(request)
             passed.append(request)
         self._note_unseen(touched, cut_off={priority for priority, room in rooms.items() if room.was_cut_off})
 
+    def _opened(self, touched: set[int] | None) -> list[Worker]:
+        """Those of the workers where room appeared that have a slot. None are listed where all are to be looked at."""
+        workers = [self._fleet.by_index[index] for index in touched or ()]
+        return [worker for worker in workers if worker is not None and worker.has_slot]
+
     def _sequence(
         self, now_s: float, touched: set[int] | None, arrived: Request | None, rooms: dict[Priority, WorkersRoom]
-    ) -> Iterator[Request]:
+    ) -> Iterable[Request]:
         """Who is looked at. Where no room appeared, whoever was looked at before is where it was, and beyond the window
         only one who has just arrived may start, unless others there were not looked at: they come first."""
 
@@ -128,8 +140,11 @@ class Matchmaker:
             rooms[priority] = WorkersRoom(self._fleet, self._placement, priority, now_s, touched)
             return rooms[priority]
 
-        yield from self._queue.candidates(LOOKAHEAD, room if touched is None or touched else None)
-        if arrived is None or arrived.scored or arrived not in self._queue:
+        first = self._queue.candidates(LOOKAHEAD, room if touched is None or touched else None)
+        return first if arrived is None else chain(first, self._beyond(arrived, now_s))
+
+    def _beyond(self, arrived: Request, now_s: float) -> Iterator[Request]:
+        if arrived.scored or arrived not in self._queue:
             return
         if self._placement.could_start_now(arrived, now_s, self.unseen[arrived.admission.priority]):
             yield arrived
@@ -155,7 +170,7 @@ class Matchmaker:
         request.scored_at_s = now_s
         return self._fleet.by_index[place.worker_index] if place.wait_s == 0.0 else None
 
-    def _worth_scoring(self, request: Request, touched: set[int], now_s: float) -> bool:
+    def _worth_scoring(self, request: Request, opened: list[Worker], now_s: float) -> bool:
         """Whether a worker that has more room than before could, and should, start the request.
 
         To score a request looks at all workers; this is to find out with little work that it would change nothing. It
@@ -167,10 +182,10 @@ class Matchmaker:
         - is another one that may be better by now: if it is not held back by prompts that are due, and the pool is
           small (scoring is cheap), or the last score is old, or its price is below the score of the place waited for.
         """
-        for index in touched:
-            worker = self._fleet.by_index[index]
-            if worker is None or not worker.could_start(request):
+        for worker in opened:
+            if not worker.could_start(request):
                 continue
+            index = worker.index
             if not self._policy.holds or request.wants < 0 or index in (request.wants, request.reserves):
                 return True
             if request.foreground and prompts_are_held_back(worker):

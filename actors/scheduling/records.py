@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from actors.messages import Admission, WorkerLimits
-from actors.paging.hashes import pages_needed
+from actors.paging.hashes import PAGE_TOKENS, pages_needed
 from actors.results import Priority
 from actors.scheduling.estimates import StepModel
 from actors.scheduling.ledger import Booking, Ledger
@@ -72,6 +72,8 @@ class Request:
     scored_at_s: float = 0.0
     own_pages: int = 0
     """Pages it holds when it runs, those it may share included, on a worker without reserve."""
+    size_tokens: int = 0
+    """Its tokens, rounded up to the next size that some worker could tell from its own, see `lanes.py`."""
     skipped: int = 0
     """Requests that came after it in fair order and were started before it."""
     reserves: int = -1
@@ -150,6 +152,11 @@ class Worker:
             f"{self.ledger.free_pages}/{self.limits.total_pages} pages free, "
             f"{self.pending_prefill_tokens} prompt tokens due, report {self.sequence}>"
         )
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether it could start one more attempt, pages aside."""
+        return self.status is WorkerStatus.UP and len(self.attempts) < self.limits.max_batch_size
 
     def could_start(self, request: Request) -> bool:
         """Whether there are pages and a slot for the request now."""
@@ -248,5 +255,9 @@ class Worker:
 
 def fits(admission: Admission, limits: WorkerLimits) -> bool:
     """Whether a worker of these limits could ever run the request."""
-    tokens = admission.prompt_tokens + admission.max_new_tokens
-    return tokens <= limits.context_tokens and pages_needed(tokens + limits.reserve_tokens) <= limits.total_pages
+    return admission.prompt_tokens + admission.max_new_tokens <= most_tokens(limits, limits.total_pages)
+
+
+def most_tokens(limits: WorkerLimits, pages: int) -> int:
+    """The size of the largest request that a worker of these limits could run in so many pages."""
+    return min(limits.context_tokens, PAGE_TOKENS * pages - limits.reserve_tokens)

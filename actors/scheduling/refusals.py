@@ -92,13 +92,13 @@ def _share_that_competes(state: SchedulerState, request: Request) -> float:
     Workers of up to some size serve only what fits them: so a small request waits no longer than the small requests
     keep the small workers busy, however many large ones wait for a large worker. The best such size counts.
     """
-    sizes, priority = state.fleet.size_pages(), request.admission.priority
-    if not sizes or state.queue.largest_pages(priority) <= min(sizes):
+    sizes, priority = state.fleet.sizes_tokens(), request.admission.priority
+    if not sizes or state.queue.most_tokens(priority) <= min(sizes):
         return 1.0
     workers, total, best = 0, sum(sizes.values()), 1.0
-    for size_pages in sorted(size for size in sizes if size >= request.own_pages):
-        workers += sizes[size_pages]
-        best = min(best, state.queue.share_up_to(priority, size_pages) * total / workers)
+    for size_tokens in sorted(size for size in sizes if size >= request.tokens):
+        workers += sizes[size_tokens]
+        best = min(best, state.queue.share_up_to(priority, size_tokens) * total / workers)
     return best
 
 

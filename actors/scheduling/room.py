@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from actors.paging.hashes import PAGE_TOKENS, pages_needed
 from actors.results import Priority
 from actors.scheduling.fleet import Fleet
 from actors.scheduling.placement import PEAK_MARGIN, Placement, prompts_are_held_back
-from actors.scheduling.records import PEAK_HALF_LIFE_S, Request, Worker, WorkerStatus
+from actors.scheduling.records import PEAK_HALF_LIFE_S, Request, Worker, WorkerStatus, most_tokens
 
 
 class WorkersRoom:
@@ -22,31 +21,33 @@ class WorkersRoom:
         self._priority = priority
         self._now_s = now_s
         self._touched = touched
-        self._pages: dict[int, int] | None = None
-        self._largest_pages = 0
+        self._tokens: dict[int, int] | None = None
+        self._most_tokens = 0
 
     def __repr__(self) -> str:
-        return f"<WorkersRoom of {self._priority.value}: {self.largest_pages} pages{', cut off' * self.was_cut_off}>"
+        return f"<WorkersRoom of {self._priority.value}: {self.most_tokens} tokens{', cut off' * self.was_cut_off}>"
 
     def changed(self, worker: Worker) -> None:
         """Something was started on this worker, or it is kept for somebody from now on."""
-        if self._pages is not None and worker.index in self._pages:
-            self._pages[worker.index] = self._pages_of(worker)
-            self._largest_pages = max(self._pages.values())
+        if self._tokens is not None and worker.index in self._tokens:
+            self._tokens[worker.index] = self._tokens_of(worker)
+            self._most_tokens = max(self._tokens.values())
 
     @property
-    def largest_pages(self) -> int:
-        if self._pages is None:
+    def most_tokens(self) -> int:
+        if self._tokens is None:
             self._look()
-        return self._largest_pages
+        return self._most_tokens
 
     def fits(self, request: Request) -> bool:
-        if request.own_pages > self.largest_pages:
+        if self._tokens is None:
+            self._look()
+        if request.size_tokens > self._most_tokens:
             return False
         if not request.admission.excluded_workers:
             return True
-        allowed, pages = self._placement.allowed(request), self._pages or {}
-        return any(allowed[index] and room >= request.own_pages for index, room in pages.items())
+        allowed, tokens = self._placement.allowed(request), self._tokens or {}
+        return any(allowed[index] and most >= request.size_tokens for index, most in tokens.items())
 
     def cut_off(self) -> None:
         self.was_cut_off = True
@@ -55,12 +56,12 @@ class WorkersRoom:
         by_index = self._fleet.by_index
         indexes = range(len(by_index)) if self._touched is None else self._touched
         workers = (by_index[index] for index in indexes if index < len(by_index))
-        self._pages = {worker.index: self._pages_of(worker) for worker in workers if worker is not None}
-        self._largest_pages = max(self._pages.values(), default=0)
+        self._tokens = {worker.index: self._tokens_of(worker) for worker in workers if worker is not None}
+        self._most_tokens = max(self._tokens.values(), default=0)
 
-    def _pages_of(self, worker: Worker) -> int:
-        """The most pages of a request of this class that could start there now, shared pages and the odd tokens of a
-        page aside; 0: none could. The same as `Placement` finds for all workers at once."""
+    def _tokens_of(self, worker: Worker) -> int:
+        """The most tokens of a request of this class that could start there now, shared pages aside; 0: none could.
+        The same as `Placement` finds for all workers at once."""
         limits = worker.limits
         slots, pages = limits.max_batch_size - len(worker.attempts), worker.ledger.free_pages
         if slots < 1 or worker.status is not WorkerStatus.UP or worker.index in self._placement.reserved:
@@ -75,4 +76,4 @@ class WorkersRoom:
             if slots - max(int(worker.peak_slots * fade) - worker.foreground_slots, 0) < 1:
                 return 0
             pages -= max(int(worker.peak_pages * fade) - worker.foreground_pages, 0)
-        return max(min(pages - limits.reserve_tokens // PAGE_TOKENS, pages_needed(limits.context_tokens)), 0)
+        return max(most_tokens(limits, pages), 0)

@@ -34,6 +34,7 @@ def on_up(state: SchedulerState, event: WorkerUp) -> list[Action]:
     actions = [] if old is None else _remove(state, old, f"{event.worker_id} has taken its place")
     state.expected.pop(event.slot_name, None)
     worker = state.fleet.add(event.worker_id, event.slot_name, event.limits, event.sequence)
+    state.queue.tell_apart(event.limits)
     worker.quiet_since_s = state.now_s
     worker.ledger.add_resident(event.resident_pages)
     for running in event.running:

@@ -179,6 +179,35 @@ def test_requests_that_avoid_a_worker_do_not_fill_the_look_at_it() -> None:
     assert starts(pool.finish("one")) == {"three": "a#1"}
 
 
+ODD = [{"context_tokens": 4000}, {"reserve_tokens": 5}, {"context_tokens": 4000, "reserve_tokens": 5}]
+"""Limits of workers whose room ends within a page."""
+
+
+@pytest.mark.parametrize("limits", ODD)
+def test_requests_that_miss_a_worker_by_a_few_tokens_do_not_fill_the_look_at_it(limits: dict[str, int]) -> None:
+    pool = Pool()
+    pool.up("odd", **limits)
+    pool.up("even")
+    for number in range(3 * LOOKAHEAD):
+        pool.submit(f"large{number}", 3600, 496)
+    pool.tick()
+    assert starts(pool.submit("small")) == {"small": "odd#1"}
+
+
+@pytest.mark.parametrize("limits", ODD)
+def test_a_worker_that_comes_later_is_told_apart_from_those_who_miss_it_by_a_few_tokens(limits: dict[str, int]) -> None:
+    pool = Pool()
+    pool.up("even")
+    for number in range(3 * LOOKAHEAD):
+        pool.submit(f"large{number}", 3600, 496)
+    for number in range(3):
+        pool.submit(f"small{number}")
+    assert starts(pool.up("odd", max_batch_size=2, **limits)) == {"small0": "odd#1", "small1": "odd#1"}
+    pool.run("small0", "odd#1")
+    pool.run("small1", "odd#1")
+    assert starts(pool.finish("small0", "odd#1")) == {"small2": "odd#1"}
+
+
 def test_room_that_a_kept_worker_has_left_is_offered_to_those_who_were_looked_at_before() -> None:
     pool = Pool()
     pool.up(max_batch_size=8)
@@ -258,6 +287,40 @@ def test_time_that_frees_room_is_seen_at_the_next_tick() -> None:
     pool.now_s += 2.5 * PEAK_HALF_LIFE_S
     pool.cancel("nobody")  # not yet, and that is no fault
     assert starts(pool.tick()) == {"batch": "a#1"}
+
+
+@pytest.mark.parametrize("after_s", [1.5 * PEAK_HALF_LIFE_S, 2.5 * PEAK_HALF_LIFE_S, 25_000.0])
+def test_a_chat_that_starts_meanwhile_does_not_hide_that_it_was_time(after_s: float) -> None:
+    """With its start the memory of the peak is renewed as it has faded by then."""
+    pool = after_chats(max_batch_size=8)
+    pool.submit("chat", 10, 20, priority=Priority.INTERACTIVE)
+    pool.run("chat")
+    assert pool.submit("batch", 1500, 500, priority=Priority.BATCH) == []
+    pool.now_s += after_s
+    assert starts(pool.submit("chat2", 10, 20, priority=Priority.INTERACTIVE)) == {"chat2": "a#1"}
+    assert starts(pool.run("chat2")) == {"batch": "a#1"}
+
+
+def test_what_was_kept_long_before_a_batch_request_came_is_no_excuse() -> None:
+    pool = after_chats()
+    worker = pool.scheduler.state.fleet.by_id["a#1"]
+    for number in range(4):
+        pool.submit(f"chat{number}", 10, 20, priority=Priority.INTERACTIVE)
+        pool.run(f"chat{number}")
+    pool.now_s += 10 * PEAK_HALF_LIFE_S
+    assert pool.submit("waits", 10, 20, priority=Priority.BATCH) == []
+    worker.limits = replace(worker.limits, max_batch_size=8)
+    assert [r.request_id for r, _ in idleness.overlooked(pool.scheduler.state)] == ["waits"]
+
+
+def test_who_comes_when_no_more_may_be_scored_is_seen_at_the_next_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = small_and_large(large_is_down=False, count=LOOKAHEAD + 4)
+    for number in range(3):
+        pool.cancel(f"large{number}")  # three that were never scored come to the front
+    with monkeypatch.context() as patch:
+        patch.setattr(matching, "SCORES_PER_EVENT", 2)
+        assert pool.submit("small", 100, 100, tenant="t0") == []
+    assert starts(pool.tick()) == {"small": "small#1"}
 
 
 def test_when_too_many_could_start_the_next_tick_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,10 +54,10 @@ def test_queues() -> None:
 def test_lanes_and_room() -> None:
     state = crowded_pool().scheduler.state
     assert repr(ClassQueue({}).lanes) == "<Lanes of nobody>"
-    assert repr(state.queue._classes[Priority.DEFAULT].lanes) == "<Lanes of 1 pages>"
+    assert repr(state.queue._classes[Priority.DEFAULT].lanes) == "<Lanes of 256 tokens>"
     room = WorkersRoom(state.fleet, Placement(state.fleet, make_policy("cost", 0)), Priority.DEFAULT, 1.5, None)
     room.cut_off()
-    assert repr(room) == "<WorkersRoom of default: 0 pages, cut off>"
+    assert repr(room) == "<WorkersRoom of default: 0 tokens, cut off>"
 
 
 def test_books() -> None:
