@@ -137,7 +137,7 @@ def _end(child: subprocess.Popen[bytes], mark: str) -> None:
         while left and time.monotonic() < deadline_s:
             time.sleep(0.1)  # a poll, bounded by the deadline above
             left = marked(mark)
-        assert status == 0, f"the server ended with {status}"
+        assert status == 128 + signal.SIGTERM, f"the server ended with {status}"
         assert not left, f"left behind: {[process.name() for process in left]}"
     finally:
         child.kill()
