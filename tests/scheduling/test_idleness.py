@@ -184,7 +184,7 @@ ODD = [{"context_tokens": 4000}, {"reserve_tokens": 5}, {"context_tokens": 4000,
 
 
 @pytest.mark.parametrize("limits", ODD)
-def test_requests_that_miss_a_worker_by_a_few_tokens_do_not_fill_the_look_at_it(limits: dict[str, int]) -> None:
+def test_requests_that_miss_a_worker_by_a_few_tokens_do_not_fill_the_look_at_it(limits: dict[str, Any]) -> None:
     pool = Pool()
     pool.up("odd", **limits)
     pool.up("even")
@@ -195,7 +195,7 @@ def test_requests_that_miss_a_worker_by_a_few_tokens_do_not_fill_the_look_at_it(
 
 
 @pytest.mark.parametrize("limits", ODD)
-def test_a_worker_that_comes_later_is_told_apart_from_those_who_miss_it_by_a_few_tokens(limits: dict[str, int]) -> None:
+def test_a_worker_that_comes_later_is_told_apart_from_those_who_miss_it_by_a_few_tokens(limits: dict[str, Any]) -> None:
     pool = Pool()
     pool.up("even")
     for number in range(3 * LOOKAHEAD):
