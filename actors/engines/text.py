@@ -158,10 +158,7 @@ class CompletionText:
 
     def push(self, token_id: int, *, may_stop: bool = True) -> Release:
         """Add a token. With `may_stop` off no stop string ends the completion with this token."""
-        text = self._decoder.decode(self._pieces.piece(token_id))
-        if self._skipped:
-            skipped = min(self._skipped, len(text))
-            self._skipped, text = self._skipped - skipped, text[skipped:]
+        text = self._decoded(self._pieces.piece(token_id))
         whole = not self._decoder.getstate()[0]
         if whole and not self._waiting and self._stops is None:
             return Release(text, (token_id,))
@@ -182,11 +179,17 @@ class CompletionText:
 
     def finish(self) -> Release:
         """The completion ended otherwise than by a stop string: release what was withheld."""
-        self._held += self._decoder.decode(b"", final=True)
+        self._held += self._decoded(b"", final=True)
         release = Release(self._held, tuple(token_id for token_id, _, _ in self._waiting))
         self._held = ""
         self._waiting.clear()
         return release
+
+    def _decoded(self, data: bytes, *, final: bool = False) -> str:
+        text = self._decoder.decode(data, final=final)
+        skipped = min(self._skipped, len(text))
+        self._skipped -= skipped
+        return text[skipped:]
 
     def _release(self, end: int) -> Release:
         """Release the ids whose text ends at or before `end` of the held text, without cutting a character."""

@@ -119,6 +119,13 @@ def test_a_character_that_the_prompt_began_is_released_whole() -> None:
     assert completion.push(3) == Release("y", (3,))
 
 
+@pytest.mark.parametrize("skipped", [1, 3])
+def test_what_belongs_to_the_prompt_is_not_shown_at_the_end_either(skipped: int) -> None:
+    """The prompt breaks off inside a character, and healing took what follows: an end that comes at once shows none."""
+    completion = CompletionText(BytePieces([b"\xe2"]), [0], skipped=skipped)
+    assert completion.finish() == Release("", ())
+
+
 def test_a_possible_stop_is_withheld_until_it_is_decided() -> None:
     completion = CompletionText(
         BytePieces([b"a", b"<e", b"nd", b"x", b"<e", b"nd>", b"never"]), stops=StopStrings(["<end>"])
