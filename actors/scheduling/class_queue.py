@@ -190,8 +190,6 @@ class ClassQueue:
 
     def covers(self, request: Request) -> bool:
         """Whether the class has been promised enough for the request to start before better classes."""
-        if not self.credit_tokens:
-            return False
         return self.credit_tokens >= request.admission.prompt_tokens + OUTPUT_WEIGHT * request.expected_tokens
 
     def candidates(self, most: int, round_: int, room: Room | None = None) -> Iterator[Request]:

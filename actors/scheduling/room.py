@@ -40,9 +40,7 @@ class WorkersRoom:
         return self._most_tokens
 
     def fits(self, request: Request) -> bool:
-        if self._tokens is None:
-            self._look()
-        if request.size_tokens > self._most_tokens:
+        if request.size_tokens > self.most_tokens:
             return False
         if not request.admission.excluded_workers:
             return True

@@ -14,10 +14,13 @@ from actors.results import Priority
 from actors.scheduling import idleness, matching
 from actors.scheduling.events import WorkerDown, WorkerSuspected
 from actors.scheduling.matching import LOOKAHEAD, MAX_SKIPS
-from actors.scheduling.records import PEAK_HALF_LIFE_S
+from actors.scheduling.placement import MAX_PREFILLS, prompts_are_held_back
+from actors.scheduling.records import PEAK_HALF_LIFE_S, WorkerStatus
 from actors.scheduling.validation import validate
 from tests.scheduling.pool import Pool, admission, refusals, starts
 
+PREFIX = tuple(bytes([number]) * 16 for number in range(3))
+"""Hashes of three pages."""
 WHOLE = (3500, 500)
 """Tokens of a request that takes all 16 pages of a worker."""
 
@@ -194,14 +197,17 @@ def test_requests_that_miss_a_worker_by_a_few_tokens_do_not_fill_the_look_at_it(
     assert starts(pool.submit("small")) == {"small": "odd#1"}
 
 
+@pytest.mark.parametrize("priority", [Priority.DEFAULT, Priority.BATCH])
 @pytest.mark.parametrize("limits", ODD)
-def test_a_worker_that_comes_later_is_told_apart_from_those_who_miss_it_by_a_few_tokens(limits: dict[str, Any]) -> None:
+def test_a_worker_that_comes_later_is_told_apart_from_those_who_miss_it_by_a_few_tokens(
+    limits: dict[str, Any], priority: Priority
+) -> None:
     pool = Pool()
     pool.up("even")
     for number in range(3 * LOOKAHEAD):
-        pool.submit(f"large{number}", 3600, 496)
+        pool.submit(f"large{number}", 3600, 496, priority=priority)
     for number in range(3):
-        pool.submit(f"small{number}")
+        pool.submit(f"small{number}", priority=priority)
     assert starts(pool.up("odd", max_batch_size=2, **limits)) == {"small0": "odd#1", "small1": "odd#1"}
     pool.run("small0", "odd#1")
     pool.run("small1", "odd#1")
@@ -254,6 +260,41 @@ def test_a_request_that_is_overlooked_is_found() -> None:
     pool.scheduler.state.fleet.changed(worker)
     with pytest.raises(AssertionError, match="waits beside"):
         validate(pool.scheduler.state)
+
+
+def _waits_beside_idle_workers(**fields: Any) -> Pool:
+    """Two workers that are up again, and nobody has looked yet. `b` knows the prompt's first pages."""
+    pool = Pool()
+    pool.up("a", max_batch_size=1)
+    pool.up("b", max_batch_size=1, resident=PREFIX)
+    for worker in pool.scheduler.state.fleet:
+        pool.handle(WorkerSuspected(worker.worker_id))
+    pool.submit("waits", 900, 100, page_hashes=PREFIX, **fields)
+    for worker in pool.scheduler.state.fleet:
+        worker.status = WorkerStatus.UP
+        pool.scheduler.state.fleet.changed(worker)
+    return pool
+
+
+def test_a_batch_request_that_is_overlooked_beside_idle_workers_is_found() -> None:
+    pool = _waits_beside_idle_workers(priority=Priority.BATCH)
+    found = [worker.worker_id for _, worker in idleness.overlooked(pool.scheduler.state)]
+    assert set(found) >= {"a#1"}
+
+
+def test_whoever_has_a_worker_kept_for_it_still_waits_for_prompts_that_are_due_there() -> None:
+    pool = Pool()
+    pool.up("a", max_batch_size=8, context_tokens=16_384, total_pages=512)
+    for number in range(MAX_PREFILLS):
+        pool.submit(f"due{number}", 12_000, 100)
+    worker = pool.scheduler.state.fleet.by_id["a#1"]
+    assert prompts_are_held_back(worker)
+    assert starts(pool.submit("waits", 900, 100)) == {}
+    waits = pool.scheduler.state.requests["waits"]
+    waits.reserves = worker.index
+    pool.scheduler.state.matchmaker.reserved[worker.index] = waits
+    assert starts(pool.tick()) == {}
+    assert starts(pool.finish("due0")) == {"waits": "a#1"}
 
 
 def _suspect_b(pool: Pool) -> None:

@@ -81,3 +81,18 @@ def test_a_tenant_of_whom_many_were_seen_makes_room_for_the_next_and_comes_again
     assert seen(lanes, OneWorker(SMALL)) == ["b1"]
     lanes.validate()
     assert seen(lanes, OneWorker(SMALL), most=1, round_=ROUND + 1) == ["a0"]
+
+
+def test_a_tenant_who_was_passed_over_and_does_not_wait_any_more_is_not_listed_again() -> None:
+    tenants = {"a": Tenant(0.0), "b": Tenant(1.0)}
+    many = [named(f"a{i}") for i in range(MOST_SEEN)]
+    lanes = lanes_of(tenants, *many, named("b1", tenant="b"))
+    for one in many:
+        one.looked_at = ROUND
+    look = lanes.fitting(16, ROUND, OneWorker(SMALL))
+    assert next(look).request_id == "b1"
+    for one in many:
+        lanes.remove(one)
+    assert list(look) == []
+    assert seen(lanes, OneWorker(SMALL), round_=ROUND + 1) == ["b1"]
+    lanes.validate()
