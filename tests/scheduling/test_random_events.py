@@ -571,5 +571,5 @@ class RandomEvents(RuleBasedStateMachine):
         assert [actions for _, _, actions in replay(self.recorded)] == self.said
 
 
-RandomEvents.TestCase.settings = settings(examples(150), stateful_step_count=50)
-TestRandomEvents = RandomEvents.TestCase
+RandomEvents.TestCase.settings = settings(examples(60), stateful_step_count=50)
+TestRandomEvents = pytest.mark.timeout(900)(RandomEvents.TestCase)
