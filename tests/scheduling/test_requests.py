@@ -9,9 +9,9 @@ import pytest
 
 from actors.messages import Grant, RefusalReason, Revocation, RunningAttempt
 from actors.scheduling.actions import Refuse, Revoke, Start
-from actors.scheduling.events import FrontGone
+from actors.scheduling.events import FrontGone, WorkerDown
 from actors.scheduling.records import RequestState
-from tests.scheduling.pool import FRONT, Pool, admission, refusals, starts
+from tests.scheduling.pool import FRONT, Pool, admission, refusals, revocations, starts
 
 GRANTED = [Start(Grant("r", 1, "a#1"), FRONT)]
 
@@ -164,6 +164,15 @@ def test_a_front_that_goes_gives_up_all_that_is_not_known_to_run() -> None:
     pool.cancel("runs")  # it has come back, and gives up what ran all the time
     assert set(pool.scheduler.state.requests) == {"others"}
     assert starts(pool.submit("runs")) == {"runs": "a#1"}
+
+
+def test_a_front_that_went_is_told_of_a_workers_death_under_what_ran() -> None:
+    """It may only have been cut off from here, and would wait for ever."""
+    pool = full_pool()
+    pool.run("r")
+    pool.handle(FrontGone(FRONT))
+    told = revocations(pool.handle(WorkerDown("a#1", "it burned")))
+    assert set(told) == {"r"}
 
 
 def test_a_front_without_a_name_is_nobody() -> None:
