@@ -105,7 +105,10 @@ class GenerationRequest:
     """One attempt, as a worker gets it. `ticket` is the front's own number for the attempt: outputs carry it back.
 
     A late output of an older attempt has another ticket, so it can never be taken for the current one. Of a `whole`
-    attempt all output comes at its end, joined, since nobody reads it before. `page_hashes` are those of `token_ids`.
+    attempt output comes in large pieces, since nobody reads it before its end. `page_hashes` are those of `token_ids`.
+
+    The last `resumed_tokens` of `token_ids` are the beginning of the completion, which earlier attempts have made and
+    the front has: the worker goes on behind them, by up to `max_new_tokens`.
     """
 
     ticket: int
@@ -117,6 +120,7 @@ class GenerationRequest:
     params: SamplingParams
     page_hashes: tuple[bytes, ...] = ()
     whole: bool = False
+    resumed_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +145,8 @@ class Listening:
 class Finished:
     """The end of an attempt on its engine. `error` is set exactly when `reason` is ERROR.
 
-    `completion_tokens` counts the sampled tokens, the stop token included; `cached_tokens` the prompt tokens that were
-    not computed again.
+    `completion_tokens` counts the tokens that the attempt sampled, the stop token included; `cached_tokens` those of
+    its prompt and resumed tokens that were not computed again.
     """
 
     reason: FinishReason

@@ -25,6 +25,11 @@ class EngineJob:
     `page_hashes` are those of `token_ids` (`actors.paging.hashes.page_hashes`). All token ids, those in `params`
     included, were checked against the model's vocabulary where the request was made (`actors.request.checks`): nobody
     walks them again. `max_new_tokens` and `seed` are resolved; those of `params` are to be ignored.
+
+    A completion that an earlier attempt has begun, elsewhere perhaps, goes on here: the last `resumed_tokens` of
+    `token_ids` are its beginning, exactly the ids that were `Emitted`. The job makes what would have followed them:
+    stop strings, bans, penalties, `min_new_tokens`, a grammar and the draws of its seed count from the completion's
+    beginning. `max_new_tokens` is what may still follow. Only what follows is emitted.
     """
 
     job_id: int
@@ -33,6 +38,16 @@ class EngineJob:
     max_new_tokens: int
     seed: int
     params: SamplingParams
+    resumed_tokens: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.token_ids) - self.resumed_tokens
+
+    @property
+    def completion_ids(self) -> tuple[int, ...]:
+        """The beginning of the completion that is there already."""
+        return self.token_ids[self.prompt_tokens :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +84,8 @@ class Emitted:
 class Ended:
     """The job's terminal event: exactly one per submitted job, whatever happens, cancellation included.
 
-    Its pages are unreferenced and its slot is free. `completion_tokens` counts sampled tokens, a stop token included.
+    Its pages are unreferenced and its slot is free. `completion_tokens` counts the tokens that this job sampled, a stop
+    token included and resumed ones not.
     """
 
     job_id: int

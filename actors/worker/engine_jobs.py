@@ -36,6 +36,7 @@ class ThreadJob:
             seed=request.seed,
             params=request.params,
             page_hashes=request.page_hashes,
+            resumed_tokens=request.resumed_tokens,
         )
 
     def running_attempt(self) -> RunningAttempt:
