@@ -13,9 +13,9 @@ from actors.engines.base import Ended, EngineJob
 from actors.engines.exllamav2.engine import ExLlamaV2Engine
 from actors.errors import InvalidRequest
 from actors.results import FinishReason
-from tests.engines.exllamav2.resuming import resumed
 from tests.engines.exllamav2.running import Outcome, job, note
 from tests.engines.exllamav2.standin import VOCAB_SIZE, make_engine
+from tests.engines.resumed_jobs import resumed
 from tests.fuzzing.exllamav2_reference import Answer, BruteForce, HalfRightModel, ScriptedModel
 
 CLAIM = (

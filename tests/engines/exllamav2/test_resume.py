@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from actors.engines.base import EngineJob
 from actors.engines.exllamav2.engine import ExLlamaV2Engine
-from tests.engines.exllamav2.resuming import assert_same, resumed, run_broken
+from tests.engines.exllamav2.resuming import assert_same, run_broken
 from tests.engines.exllamav2.running import greedy, job, prompt, reference, run
 from tests.engines.exllamav2.standin import VOCAB_SIZE, make_engine
+from tests.engines.resumed_jobs import resumed
 from tests.fuzzing.exllamav2_reference import HalfRightModel, ScriptedModel
 from tests.properties import examples
 
