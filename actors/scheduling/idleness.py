@@ -1,7 +1,7 @@
 """The rule: no request waits beside a worker that could start it. And its exceptions, exactly.
 
-After every event, a request that waits and a worker that is up, that has a slot (one in all, while it is on trial) and, sharing nothing, enough pages for
-it are together only if one of these holds:
+After every event, a request that waits and a worker that is up, that has a slot (one in all while it is on trial) and,
+sharing nothing, enough pages for it are together only if one of these holds:
 
 - kept: the worker is kept for another request, which was skipped too often; or another worker that is up is kept for
   this one. (Who has a worker kept for it starts there as soon as it has room.)
