@@ -1,4 +1,4 @@
-"""How long a worker waits before it starts again: not at all after one death, ever longer where deaths follow each other.
+"""How long a worker waits before it starts again: not at all after one death, ever longer after one upon the other.
 
 A worker that dies at once whenever it is started (a broken device, a driver that does not fit) would otherwise load its
 model again and again, and take a request with it each time. Pure: no clock of its own.

@@ -198,8 +198,9 @@ class Worker:
     async def reports(self, start_after_s: float = 0.0) -> AsyncIterator[WorkerNews]:
         """Who this is, progress while the model loads, one `WorkerReady`, then step reports while the worker lives.
 
-        The engine starts `start_after_s` from now, unless it does so earlier for another listener. Says who this is again whenever there is nothing else to tell for HEARTBEAT_S. Ends when the worker is closed.
-        One listener at a time: the dispatcher.
+        The engine starts `start_after_s` from now, unless it does so earlier for another listener. The stream says who
+        this is again whenever there is nothing else to tell for HEARTBEAT_S, and ends when the worker is closed. One
+        listener at a time: the dispatcher.
         :raises ModelError: the engine could not be loaded; the worker stays, useless, until it is killed.
         """
         if start_after_s > 0.0:
