@@ -21,17 +21,18 @@ async def wait_patiently(call: Awaitable[T], patience_s: float) -> T:
     :raises TimeoutError: there was no answer.
     """
     loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+
+    def count(slices: int) -> None:
+        nonlocal timer
+        timer = loop.call_later(SLICE_S, count, slices - 1) if slices else None
+        if not slices:
+            limit.reschedule(loop.time())
+
     async with asyncio.timeout(None) as limit:
-
-        def count(slices: int) -> None:
-            nonlocal timer
-            if slices:
-                timer = loop.call_later(SLICE_S, count, slices - 1)
-            else:
-                limit.reschedule(loop.time())
-
-        timer = loop.call_later(SLICE_S, count, math.ceil(patience_s / SLICE_S) - 1)
+        count(math.ceil(patience_s / SLICE_S))
         try:
             return await call
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
