@@ -48,6 +48,7 @@ class SimulatedOptions(_Section):
     fail_load: bool = Field(False, description="raise when the model is loaded")
     fail_reset: bool = Field(False, description="raise when the engine is reset after a failed step")
     fail_close: bool = Field(False, description="raise when the engine is closed")
+    own_process: bool = Field(False, description="run in a process of its own, as ExLlamaV2 does")
     stamp_text: bool = Field(
         False, description="every token's text is the time.monotonic() of its step, for benchmarks"
     )

@@ -180,9 +180,10 @@ def start_engine(
 
 def _needs_own_process(config: EngineConfig) -> bool:
     try:
-        return resolve_engine_name(config) in _HOLD_THE_INTERPRETER
+        name = resolve_engine_name(config)
     except ModelError:
         return False  # the thread will say so
+    return name in _HOLD_THE_INTERPRETER or (name == "simulated" and config.simulated.own_process)
 
 
 def _how(process: subprocess.Popen[bytes]) -> str:
