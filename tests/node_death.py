@@ -1,5 +1,8 @@
-"""The part of tests/test_nodes.py that needs a cluster of its own, and so a process of its own: a node dies under a pool
-that has workers on two, and another one joins. Says what became of the requests and the workers, as JSON."""
+"""The part of tests/test_nodes.py that needs a cluster of its own, and so a process of its own.
+
+A node dies under a pool that has workers on two, and another one joins. Says what became of the requests and the
+workers, as JSON.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +48,8 @@ def all_up(found: dict[str, WorkerState]) -> bool:
 def ask(pool: Pool) -> list[bool]:
     """Whether each request ended as it had to. They go through a front in this process, which stays."""
     prompts = [(10, 11, 20 + number) for number in range(REQUESTS)]
-    results = pool.map(prompts, max_new_tokens=TOKENS, temperature=0.0)
-    return [done.token_ids == expected_tokens(asked, TOKENS) for asked, done in zip(prompts, results, strict=True)]
+    made = [getattr(done, "token_ids", done) for done in pool.map(prompts, max_new_tokens=TOKENS, temperature=0.0)]
+    return [tokens == expected_tokens(prompt, TOKENS) for prompt, tokens in zip(prompts, made, strict=True)]
 
 
 def main() -> None:
@@ -67,8 +70,8 @@ def main() -> None:
         stayed = wait(pool, lambda found: sum(state.worker_id is not None for state in found.values()) == 1)
         cluster.add_node(num_cpus=2)
         after = wait(pool, all_up)
-    ray.shutdown()  # type: ignore[no-untyped-call]
-    cluster.shutdown()
+    ray.shutdown()
+    cluster.shutdown()  # type: ignore[no-untyped-call]
     same = [name for name in before if after[name].worker_id == before[name].worker_id]
     up = [name for name, state in stayed.items() if state.worker_id is not None]
     print(json.dumps({"right": right, "same": same, "up without the node": up}))

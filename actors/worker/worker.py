@@ -5,8 +5,8 @@ The engine runs on a thread of its own (`engine_thread`), which for ExLlamaV2 ha
 opens a stream (`outputs` for a front, `reports` for the dispatcher), always with Ray's generator backpressure on, so
 that Ray closes the stream here when the listener's process is gone.
 
-The engine starts when a listener of the reports says so: at once, or after a pause where lives before this one were
-short.
+The engine of a first life starts with `start`, that of a later one when a listener of the reports says so: at once, or
+after a pause where lives before it were short.
 
 How a worker ends:
 
@@ -28,7 +28,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from actors.config import EngineConfig
-from actors.errors import EngineFailure, ExlpoolError, FatalEngineError
+from actors.errors import FatalEngineError
 from actors.messages import (
     Cancellation,
     GenerationRequest,
@@ -43,6 +43,7 @@ from actors.messages import (
 )
 from actors.supervisor import Supervisor, end_process
 from actors.worker.commands import Cancel, CancelStream, Command, Inspect, StepNews, Stop, Submit
+from actors.worker.engine_jobs import portable
 from actors.worker.engine_process import EngineProcess, start_engine
 from actors.worker.engine_thread import EngineThread
 from actors.worker.output_stream import HEARTBEAT_S, OutputStreams
@@ -79,6 +80,10 @@ class Worker:
         self._config = config
         self._engine: EngineThread | EngineProcess | None = None
         """None until it is started."""
+
+    async def start(self) -> None:
+        """Start the engine. Whoever makes a worker calls this, so that its first life need not wait for a listener."""
+        self._start_engine()
 
     def _start_engine(self) -> None:
         if self._engine is not None or self._ended.is_set():
@@ -259,12 +264,8 @@ class Worker:
         self._changed.clear()
 
     def _raise_if_load_failed(self) -> None:
-        if self._failure is None:
-            return
-        if isinstance(self._failure, ExlpoolError):
-            raise self._failure
-        failure = self._failure
-        raise EngineFailure(f"The engine could not be loaded: {type(failure).__name__}: {failure}") from failure
+        if self._failure is not None:
+            raise portable(self._failure, "The engine could not be loaded")
 
     async def resync(self) -> None:
         """Have the next report carry the whole truth about resident pages and running attempts."""
