@@ -58,6 +58,7 @@ def launch(config: PoolConfig) -> Launched:
                 .options(name=worker_name(config.name, slot_name), namespace=NAMESPACE, lifetime=lifetime, **options)
                 .remote(slot_name, engine_config)
             )
+            workers[slot_name].start.remote()
         options = {"num_cpus": 0, "max_restarts": -1}
         dispatcher = (
             ray.remote(Dispatcher)

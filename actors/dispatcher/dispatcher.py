@@ -18,7 +18,8 @@ from actors.config import PoolConfig
 from actors.dispatcher.decisions import DecisionStreams
 from actors.dispatcher.event_log import EventLog
 from actors.dispatcher.following import WorkerFollower
-from actors.dispatcher.slots import Slots
+from actors.dispatcher.restart_pauses import RestartPauses
+from actors.dispatcher.slots import Slot, Slots
 from actors.dispatcher.statistics import PoolStatistics, WorkerState
 from actors.dispatcher.watchdog import Watchdog
 from actors.messages import Admission, Decision, Release, Welcome
@@ -60,10 +61,14 @@ class Dispatcher:
             {name: ray.get_actor(worker_name(config.name, name), namespace=NAMESPACE) for name in slot_names}
         )
         self._supervisor = Supervisor("dispatcher")
-        self._watchdog = Watchdog(self._supervisor, config.stall_timeout_s)
-        self._followers = [WorkerFollower(slot, self._slots, self._handle) for slot in self._slots]
-        for slot, follower in zip(self._slots, self._followers, strict=True):
+        self._watchdog = Watchdog(self._supervisor, config.stall_timeout_s, self._worker_ended)
+        self._followers: dict[str, WorkerFollower] = {}
+        for slot in self._slots:
             self._handle(WorkerExpected(slot.name))
+            pauses = RestartPauses(config.max_restart_pause_s)
+            follower = self._followers[slot.name] = WorkerFollower(
+                slot, self._slots, handle_event=self._handle, probe=self._watchdog.probe, pauses=pauses
+            )
             self._supervisor.start(f"follow {slot.name}", follower.follow(), on_end=self._follower_ended)
         self._supervisor.start("ticks", self._tick(), on_end=end_process("The dispatcher's clock"))
 
@@ -141,7 +146,7 @@ class Dispatcher:
 
     async def break_links(self) -> int:
         """Break the links to all workers, as a network would; returns how many there were. For tests and chaos."""
-        return sum(follower.break_stream() for follower in self._followers)
+        return sum(follower.break_stream() for follower in self._followers.values())
 
     async def close(self) -> None:
         """Refuse all that waits and stop the workers' engines; the actors themselves are the owner's to kill."""
@@ -158,8 +163,13 @@ class Dispatcher:
         while True:
             await asyncio.sleep(TICK_S)
             self._handle(Tick())
+            for follower in self._followers.values():
+                follower.tick(TICK_S)
             if self._events is not None:
                 self._events.flush()
+
+    async def _worker_ended(self, slot: Slot, worker_id: str, reason: str) -> None:
+        await self._followers[slot.name].give_up(worker_id, reason)
 
     def _follower_ended(self, failure: BaseException | None) -> None:
         """A follower returns when its slot is lost, which is heard of; one that fails has left a worker unwatched."""
