@@ -91,6 +91,8 @@ class Run:
                 f"The worker was lost while it was generating: {error}. The text is not whole; send the request again.",
                 retry_after_s=RETRY_AFTER_S,
             ) from None
+        if isinstance(error, AttemptLost) and error.moved:
+            return 0.0
         if isinstance(error, AttemptLost) and not error.taken_up:
             self.unsent += 1
             if self.unsent < MAX_UNSENT:
