@@ -95,8 +95,11 @@ Decision = Grant | Refusal | Revocation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """What a front learns when it greets the dispatcher: `workers` maps slot names to actor handles, for good."""
+    """What a front learns when it greets the dispatcher: `workers` maps slot names to actor handles, for good.
 
+    Workers that come later are found by their names in `pool`."""
+
+    pool: str = ""
     workers: Mapping[str, Any]
     limits: tuple[WorkerLimits, ...]
     model_dir: str

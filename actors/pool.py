@@ -23,8 +23,10 @@ from actors.ray_session import NAMESPACE, ensure_ray
 from actors.request.options import request_options
 from actors.request.prompt import Prompt
 from actors.results import GenerationResult
+from actors.script.changes import GRACE_S, drain, scale
 from actors.script.front_actor import MAX_CONCURRENT_CALLS, FrontActor
 from actors.script.fronts import ScriptFronts
+from actors.script.loop_thread import LoopThread
 from actors.script.map import map_prompts
 from actors.script.openness import Openness
 from actors.script.remote_generate import RemoteGenerate
@@ -61,6 +63,7 @@ class Pool:
         self._owns_front = front is None
         self._front = _start_front(dispatcher) if front is None else front
         self._openness = Openness()
+        self._orders = None if launched is None or config.detached else _follow_orders(self, launched)
         self.generate = RemoteGenerate(self._front, self._openness)
 
     @classmethod
@@ -171,6 +174,32 @@ class Pool:
         lines: tuple[str, ...] = _answer(self._dispatcher.story.remote(request_id))
         return lines
 
+    def workers(self) -> tuple[WorkerState, ...]:
+        """Every worker: its `state` ("up", "starting", "draining", "lost"), what it has done and what it can take."""
+        return self.statistics().workers
+
+    def scale(self, workers: int, *, grace_s: float | None = GRACE_S, wait: bool = True) -> None:
+        """Have so many workers from now on. No request fails: what runs on a worker that leaves ends there or, after
+        `grace_s` (None: however long it takes), goes on elsewhere. Waits until it is done, or leaves it to the pool.
+
+        :raises ConfigurationError: there may not be so many, or so few, or the cluster cannot hold them.
+        :raises ModelError: a further worker cannot be loaded.
+        """
+        self._openness.require()
+        scale(self._dispatcher, self.config, workers, grace_s, wait=wait)
+
+    def drain(
+        self, worker: str, *, grace_s: float | None = GRACE_S, restart: bool = False, wait: bool = True
+    ) -> str | None:
+        """Take a worker (its slot's name, or its id) out of the pool, as in `scale`. With `restart` a new one takes its
+        place when it is gone; the name of its slot is returned.
+
+        :raises ConfigurationError: there is no such worker, or it is the last one.
+        :raises ModelError: the new one cannot be loaded.
+        """
+        self._openness.require()
+        return drain(self._dispatcher, self.config, worker, grace_s, restart=restart, wait=wait)
+
     def close(self) -> None:
         """End what this object started: the workers too if it started them and they are not detached. Safe to call
         twice. Every part is ended whatever becomes of the others.
@@ -186,6 +215,8 @@ class Pool:
                     last_first.callback(ray.shutdown)
                 if self._launched is not None and not self.config.detached:
                     last_first.callback(_stop, self._launched)
+                if self._orders is not None:
+                    last_first.callback(self._orders.close)
                 if self._owns_front:
                     last_first.callback(ray.kill, self._front)
             last_first.callback(self._fronts.close)
@@ -193,7 +224,7 @@ class Pool:
     def delete(self) -> None:
         """End a pool for everybody, a detached one too, in whatever state its workers are."""
         self._openness.require()
-        members = self._launched or find_members(self.config.name)
+        members = find_members(self.config.name) if self._launched is None or self.config.detached else self._launched
         self._launched = None
         try:
             _stop(members)
@@ -230,6 +261,14 @@ def _start_front(dispatcher: Any) -> Any:
     return front
 
 
+def _follow_orders(owner: Pool, launched: Launched) -> LoopThread:
+    """Start and end workers as the dispatcher orders, on a thread that ends with `owner`."""
+    thread = LoopThread()
+    thread.end_with(owner)
+    thread.submit(launched.starter.follow_orders(launched.dispatcher))
+    return thread
+
+
 def _answer(reference: ray.ObjectRef[T]) -> T:
     """What the dispatcher says.
 
@@ -250,6 +289,7 @@ def _config_of(dispatcher: Any) -> PoolConfig:
 
 
 def _stop(members: Launched) -> None:
+    members.starter.close()
     with suppress(RayError):  # it is killed next, whatever state it is in
         ray.get(members.dispatcher.close.remote(), timeout=CLOSE_TIMEOUT_S)
     members.kill()
