@@ -149,7 +149,7 @@ class Pool:
         """
         self._openness.require()
         if window is None:
-            window = 4 * self.config.workers * self.config.max_batch_size
+            window = 4 * max(self.config.bounds) * self.config.max_batch_size
         if window < 1:
             raise ConfigurationError("window is at least 1.", param="window")
         chosen = request_options(**options)

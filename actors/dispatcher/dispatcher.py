@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from actors.config import PoolConfig
+from actors.dispatcher.autoscaler import Autoscaler
 from actors.dispatcher.decisions import DecisionStreams
 from actors.dispatcher.event_log import EventLog
 from actors.dispatcher.membership import Membership
@@ -83,6 +84,10 @@ class Dispatcher:
         plan = self._store.load() or first_plan(config, slot_names)
         self._members = Membership(plan, self._store, self._slots, self._supervisor, self._handle)
         self._supervisor.start("ticks", self._tick(), on_end=end_process("The dispatcher's clock"))
+        fewest, most = config.bounds
+        if fewest != most:
+            autoscaler = Autoscaler(config, claim, self._scheduler.state, self._slots, self._members)
+            self._supervisor.start("autoscaler", autoscaler.run(), on_end=end_process("The pool's autoscaler"))
         if starter is not None:
             self._supervisor.start(
                 "start workers", self._start_workers(starter), on_end=end_process("Who starts workers")
