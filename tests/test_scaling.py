@@ -241,3 +241,23 @@ def test_what_is_streamed_goes_on_while_workers_come_and_go(pool: Pool) -> None:
     for thread in threads:
         thread.join(WAIT_S)
     assert sorted(made) == sorted(2 * [expected_tokens(prompt, 100) for prompt in asked])
+
+
+# By itself.
+
+
+def test_the_pool_follows_the_load_between_its_bounds_down_to_nothing(eventually: Eventually) -> None:
+    bounds = {"min_workers": 0, "max_workers": 3, "scale_up_wait_s": 0.2, "scale_down_after_s": 2.0}
+    with start("alone", 1, **bounds) as pool:
+        eventually(lambda: states(pool) == {})
+        assert not alive(pool, "worker-0")
+        asked = prompts(150)
+        references = ask(pool, asked, 100)
+        eventually(lambda: len(states(pool)) > 1)
+        assert_right(references, asked, 100)
+        eventually(lambda: states(pool) == {})
+        kill_dispatcher(pool)
+        with Pool.connect("alone") as other:  # its front greets a pool that has nobody
+            assert_right(ask(other, asked[:2], 5), asked[:2], 5)
+        with pytest.raises(ConfigurationError, match="from 0 to 3 workers, not 4"):
+            pool.scale(4)
