@@ -24,7 +24,7 @@ class AttemptLost(Exception):
 
 class AttemptOutput:
     """Collects an attempt's pieces until they are taken: a streaming consumer wakes for every piece, one that wants
-    the whole only at the end. Bounded by the request's own max_new_tokens."""
+    the whole only at the end, or when it is lost. Bounded by the request's own max_new_tokens."""
 
     __slots__ = (
         "_finished",
@@ -85,7 +85,7 @@ class AttemptOutput:
         if not self._ready():
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        if self._loss is not None and (self._whole or not self._texts):
+        if self._loss is not None and not self._texts:
             raise AttemptLost(self._loss, taken_up=self.taken_up, moved=self._moved)
         piece = "".join(self._texts), tuple(self._token_ids), tuple(self._logprobs), self._finished
         self._texts, self._token_ids, self._logprobs = [], [], []
