@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from copy import copy
@@ -16,14 +14,13 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 
 from actors.config import PoolConfig, pool_config
 from actors.dispatcher.statistics import PoolStatistics, WorkerState
-from actors.errors import ConfigurationError, ExlpoolError, NoHealthyWorker, PoolClosed, PoolNotFound, first_line
+from actors.errors import ConfigurationError, ExlpoolError, NoHealthyWorker, PoolClosed, PoolNotFound
 from actors.launch import Launched, find_members, launch
-from actors.ray_failures import plain_reason
 from actors.ray_session import NAMESPACE, ensure_ray
 from actors.request.options import request_options
 from actors.request.prompt import Prompt
 from actors.results import GenerationResult
-from actors.script.changes import GRACE_S, drain, scale
+from actors.script.changes import GRACE_S, drain, replace, scale
 from actors.script.front_actor import MAX_CONCURRENT_CALLS, FrontActor
 from actors.script.fronts import ScriptFronts
 from actors.script.loop_thread import LoopThread
@@ -31,15 +28,13 @@ from actors.script.map import map_prompts
 from actors.script.openness import Openness
 from actors.script.remote_generate import RemoteGenerate
 from actors.script.sending import SameCluster
+from actors.script.starting import ProgressCallback, wait_until_ready
 from actors.script.text_stream import TextStream
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 CLOSE_TIMEOUT_S = 15.0
 RETRY_AFTER_S = 2.0
-ProgressCallback = Callable[[tuple[WorkerState, ...]], None]
 
 
 class Pool:
@@ -94,7 +89,7 @@ class Pool:
         try:
             launched = launch(config)
             try:
-                _wait_until_ready(launched.dispatcher, config, progress)
+                wait_until_ready(launched.dispatcher, config, progress)
                 return cls(config, launched.dispatcher, launched=launched, owns_ray=owns_ray)
             except BaseException:
                 launched.kill()
@@ -200,6 +195,17 @@ class Pool:
         self._openness.require()
         return drain(self._dispatcher, self.config, worker, grace_s, restart=restart, wait=wait)
 
+    def replace(self, *, grace_s: float | None = GRACE_S, wait: bool = True, **settings: Any) -> None:
+        """Roll other settings of the engine (fields of `EngineConfig`, such as `model`) over the workers, one after the
+        other, as in `drain`; without settings all are started anew. Prompts stay valid: another tokenizer, a smaller
+        context or fewer pages are refused, and where a new worker shows that, or cannot be loaded, all is taken back.
+
+        :raises ConfigurationError: a setting is wrong or was taken back, in one sentence.
+        :raises ModelError: the model directory is unusable.
+        """
+        self._openness.require()
+        replace(self._dispatcher, settings, grace_s, wait=wait)
+
     def close(self) -> None:
         """End what this object started: the workers too if it started them and they are not detached. Safe to call
         twice. Every part is ended whatever becomes of the others.
@@ -293,29 +299,3 @@ def _stop(members: Launched) -> None:
     with suppress(RayError):  # it is killed next, whatever state it is in
         ray.get(members.dispatcher.close.remote(), timeout=CLOSE_TIMEOUT_S)
     members.kill()
-
-
-def _wait_until_ready(dispatcher: Any, config: PoolConfig, progress: ProgressCallback | None) -> None:
-    """:raises ExlpoolError: a worker could not be loaded, or not in time."""
-    deadline_s = time.monotonic() + config.start_timeout_s
-    version = -1
-    while True:
-        remaining_s = max(deadline_s - time.monotonic(), 0.0)
-        try:
-            version, states = ray.get(dispatcher.progress.remote(version), timeout=remaining_s)
-        except GetTimeoutError:
-            raise ConfigurationError(
-                f"The workers were not ready within {config.start_timeout_s:g} s: the cluster may be busy with "
-                "others, or `start_timeout_s` too short for this model.",
-                param="start_timeout_s",
-            ) from None
-        except RayError as error:
-            logger.error("The workers cannot be followed while they load: %s", first_line(error))
-            raise PoolClosed(f"The pool was lost while its workers loaded: {plain_reason(error)}.") from None
-        if progress is not None:
-            progress(states)
-        for state in states:
-            if state.failure is not None:
-                raise state.failure
-        if all(state.worker_id is not None for state in states):
-            return

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from actors import ConfigurationError, GenerationResult, NoHealthyWorker, Pool
+from actors import ConfigurationError, GenerationResult, ModelError, NoHealthyWorker, Pool
 from actors.engines.simulated import expected_tokens
 from actors.ray_session import NAMESPACE, worker_name
+from tests.engines.model_files import write_model
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -94,6 +96,15 @@ def states(pool: Pool) -> dict[str, str]:
         return {worker.slot_name: worker.state for worker in pool.workers()}
     except NoHealthyWorker:
         return {}
+
+
+def answers(pool: Pool) -> bool:
+    """Whether its dispatcher is there."""
+    try:
+        pool.workers()
+    except NoHealthyWorker:
+        return False
+    return True
 
 
 def test_a_drained_worker_ends_what_it_runs_and_leaves(pool: Pool, eventually: Eventually) -> None:
@@ -200,7 +211,7 @@ def test_a_dispatcher_that_is_killed_in_the_middle_goes_on_with_what_was_decided
     kill_dispatcher(pool)
     assert_right(references, asked, 250)
     eventually(lambda: list(states(pool).values()) == ["up"] * 3, timeout_s=WAIT_S)
-    assert not alive(pool, first)
+    eventually(lambda: not alive(pool, first))
     assert names(pool)[0] == second
 
 
@@ -243,6 +254,62 @@ def test_what_is_streamed_goes_on_while_workers_come_and_go(pool: Pool) -> None:
     assert sorted(made) == sorted(2 * [expected_tokens(prompt, 100) for prompt in asked])
 
 
+# Other settings.
+
+
+def test_other_settings_roll_over_the_workers_under_load(pool: Pool, eventually: Eventually) -> None:
+    before = names(pool)
+    asked = prompts(30)
+    references = ask(pool, asked, 150)
+    stream = iter(pool.stream(asked[0], max_new_tokens=400, temperature=0.0))
+    streamed = list(next(stream).token_ids)
+    eventually(lambda: all_busy(pool))
+    pool.replace(max_batch_size=12, grace_s=0.2)
+    assert not set(before) & set(names(pool))
+    assert [worker.limits.max_batch_size for worker in pool.workers() if worker.limits] == [12, 12]
+    assert_right(references, asked, 150)
+    assert tuple(streamed + [token for delta in stream for token in delta.token_ids]) == expected_tokens(asked[0], 400)
+    with Pool.connect(pool.config.name) as other:
+        assert other.config.max_batch_size == 12
+    pool.replace(max_batch_size=8, wait=False)
+    kill_dispatcher(pool)
+    eventually(lambda: _batch_sizes(pool) == [8, 8], timeout_s=WAIT_S)
+
+
+def _batch_sizes(pool: Pool) -> list[int]:
+    try:
+        return [worker.limits.max_batch_size for worker in pool.workers() if worker.limits and worker.state == "up"]
+    except NoHealthyWorker:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"simulated": {"fail_load": True}}, "The workers are as they were before: "),
+        ({"cache_tokens": 4096}, "as they were before: The new workers have 16 pages of cache, the pool's have 256"),
+        ({"workers": 3}, "workers cannot be changed while a pool runs"),
+        ({"max_batch_size": 0}, "max_batch_size"),
+    ],
+)
+def test_settings_that_will_not_do_are_taken_back(pool: Pool, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        pool.replace(**settings)
+    assert list(states(pool).values()) == ["up", "up"]
+    asked = prompts(8)
+    assert_right(ask(pool, asked, 10), asked, 10)
+
+
+def test_a_model_with_another_tokenizer_is_refused(pool: Pool, tmp_path: Path) -> None:
+    before = states(pool)
+    write_model(tmp_path)
+    with pytest.raises(ConfigurationError, match="another tokenizer"):
+        pool.replace(model=tmp_path)
+    with pytest.raises(ModelError):
+        pool.replace(model=tmp_path / "none")
+    assert states(pool) == before
+
+
 # By itself.
 
 
@@ -257,6 +324,7 @@ def test_the_pool_follows_the_load_between_its_bounds_down_to_nothing(eventually
         assert_right(references, asked, 100)
         eventually(lambda: states(pool) == {})
         kill_dispatcher(pool)
+        eventually(lambda: answers(pool))
         with Pool.connect("alone") as other:  # its front greets a pool that has nobody
             assert_right(ask(other, asked[:2], 5), asked[:2], 5)
         with pytest.raises(ConfigurationError, match="from 0 to 3 workers, not 4"):

@@ -19,6 +19,7 @@ from actors.dispatcher.decisions import DecisionStreams
 from actors.dispatcher.event_log import EventLog
 from actors.dispatcher.membership import Membership
 from actors.dispatcher.plan import PlanStore, first_plan
+from actors.dispatcher.replacing import Replacement
 from actors.dispatcher.slots import Slots
 from actors.dispatcher.statistics import PoolStatistics, WorkerState
 from actors.dispatcher.watchdog import Watchdog
@@ -83,6 +84,7 @@ class Dispatcher:
         self._store = PlanStore()
         plan = self._store.load() or first_plan(config, slot_names)
         self._members = Membership(plan, self._store, self._slots, self._supervisor, self._handle)
+        self._replacement = Replacement(self._members, self._slots, self._supervisor)
         self._supervisor.start("ticks", self._tick(), on_end=end_process("The dispatcher's clock"))
         fewest, most = config.bounds
         if fewest != most:
@@ -107,7 +109,7 @@ class Dispatcher:
             pool=self._config.name,
             workers=self._slots.handles,
             limits=self._slots.limits,
-            model_dir=self._model_dir,
+            model_dir=str(self._members.plan.config.model or self._model_dir),
             default_max_new_tokens=self._config.default_max_new_tokens,
         )
 
@@ -179,6 +181,14 @@ class Dispatcher:
         """See `Membership.drain`."""
         return await self._members.drain(worker, grace_s, restart=restart)
 
+    async def replace(self, config: PoolConfig, grace_s: float | None) -> None:
+        """Begin to replace all workers by such of other settings of their engines."""
+        self._replacement.begin(config, grace_s)
+
+    async def replacement(self) -> tuple[bool, str]:
+        """Whether one is under way, and why the last one was given up, if it was."""
+        return self._replacement.under_way, self._replacement.refused
+
     async def statistics(self) -> PoolStatistics:
         return PoolStatistics(scheduler=self._scheduler.statistics(time.monotonic()), workers=self._states())
 
@@ -196,12 +206,12 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Refuse all that waits and stop the workers' engines; the actors themselves are the owner's to kill."""
+        for slot in self._slots:
+            self._handle(WorkerLost(slot.name, "the pool is closing"))
         self._supervisor.shut_down()
         if self._starter is not None:
             await asyncio.to_thread(self._starter.close)
         self._store.delete()
-        for slot in self._slots:
-            self._handle(WorkerLost(slot.name, "the pool is closing"))
         self._streams.close_all()
         closing = (slot.handle.close.remote() for slot in self._slots if slot.worker_id is not None)
         await asyncio.gather(*closing, return_exceptions=True)

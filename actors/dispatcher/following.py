@@ -200,7 +200,7 @@ class WorkerFollower:
             logger.error("Worker %s is lost: %s", slot.name, reason)
         if slot.worker_id is not None and not slot.leaving:
             self._handle_event(WorkerDown(slot.worker_id, str(reason)))
-        slot.worker_id, slot.limits, slot.failure = None, None, reason
+        slot.worker_id, slot.limits, slot.failure = None, None, slot.failure or reason
         self._handle_event(WorkerLost(slot.name, str(reason)))
         await self._slots.announce()
 

@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from actors.config import PoolConfig
 from actors.dispatcher.following import WorkerFollower
-from actors.dispatcher.plan import Plan, PlannedWorker, PlanStore
+from actors.dispatcher.plan import Plan, PlannedWorker, PlanStore, missing_in
 from actors.dispatcher.slots import Slot, Slots
 from actors.errors import ConfigurationError, NoHealthyWorker, first_line
 from actors.ray_session import NAMESPACE, worker_name
@@ -81,15 +81,15 @@ class Membership:
         """Have so many workers: further ones are expected at once, and superfluous ones begin to leave."""
         for planned in self._plan.staying:
             if self._slots[planned.name].failure is not None:
-                self._leave(planned.name, 0.0)
+                self.leave(planned.name, 0.0)
         missing = workers - len(self._plan.staying)
         for planned in self._plan.workers if missing > 0 else ():
             if missing > 0 and self._keep(planned):
                 missing -= 1
         for _ in range(missing):
-            self._add()
+            self.add()
         for slot in self._least_missed(-missing):
-            self._leave(slot.name, grace_s)
+            self.leave(slot.name, grace_s)
         await self._slots.announce()
 
     async def drain(self, name: str, grace_s: float | None, *, restart: bool) -> str | None:
@@ -107,7 +107,7 @@ class Membership:
             names = ", ".join(worker.name for worker in self._plan.workers)
             raise ConfigurationError(f"The pool has no worker named {name!r}; it has {names}.", param="worker")
         if planned.leaving or successor is not None:
-            self._leave(name, grace_s)
+            self.leave(name, grace_s)
             return successor
         others = [w for w in self._plan.staying if w.name != name and self._slots[w.name].failure is None]
         if not restart and not others:
@@ -115,8 +115,8 @@ class Membership:
                 f"{name} is the last worker: add others first, let it be restarted, or close the pool.", param="worker"
             )
         if restart:
-            successor = self._add(after=name)
-        self._leave(name, grace_s)
+            successor = self.add(after=name)
+        self.leave(name, grace_s)
         await self._slots.announce()
         return successor
 
@@ -151,20 +151,23 @@ class Membership:
 
     # The plan.
 
-    def _change(self, plan: Plan) -> None:
+    def change(self, plan: Plan) -> None:
+        """Have another plan from now on, which is stored before anything of it is done."""
         if plan != self._plan:
             self._store.save(plan)
             self._plan = plan
 
-    def _add(self, *, after: str = "") -> str:
+    def add(self, *, after: str = "") -> str:
+        """Expect one more worker, which takes over what that of slot `after` holds; returns its slot's name."""
         plan, planned = self._plan.add(after=after)
-        self._change(plan)
+        self.change(plan)
         self._open(planned)
         self._sleep_or_wake()
         return planned.name
 
-    def _leave(self, name: str, grace_s: float | None) -> None:
-        self._change(self._plan.leave(name, grace_s))
+    def leave(self, name: str, grace_s: float | None) -> None:
+        """Empty a worker and take it away."""
+        self.change(self._plan.leave(name, grace_s))
         self._sleep_or_wake()  # first: where nobody is left, requests wait until one is woken
         slot = self._slots[name]
         slot.leaving = True
@@ -181,7 +184,7 @@ class Membership:
         replaced = any(worker.after == planned.name for worker in self._plan.workers)
         if not planned.leaving or slot.stopping or replaced or slot.worker_id is None:
             return False
-        self._change(self._plan.keep(planned.name))
+        self.change(self._plan.keep(planned.name))
         slot.leaving = False
         self._handle_event(WorkerKept(slot.worker_id))
         self._sleep_or_wake()
@@ -226,6 +229,9 @@ class Membership:
             if slot.stopping:
                 self._handle_event(WorkerLost(slot.name, "it was not needed any more"))
                 return
+            if slot.name not in self._plan.wanted():  # the worker whose place it takes is still there
+                await asyncio.sleep(FIND_INTERVAL_S)
+                continue
             held = slot.name in self._held
             slot.handle = await asyncio.to_thread(_find, worker_name(self._plan.config.name, slot.name))
             if slot.handle is None and held:
@@ -238,6 +244,8 @@ class Membership:
     def _heard(self, event: Event) -> None:
         """What a follower has to tell goes to the scheduler. What it means for one that is to leave, or for the plan,
         follows."""
+        if isinstance(event, WorkerUp) and self._refuses(event):
+            return
         self._handle_event(event)
         match event:
             case WorkerUp(worker_id, slot_name):
@@ -250,17 +258,27 @@ class Membership:
                 if slot.leaving:
                     self.stop(slot)
 
+    def _refuses(self, event: WorkerUp) -> bool:
+        """Whether a worker of new settings takes less than the pool has to: nothing is placed there, it is ended."""
+        fault = missing_in(event.limits, self._plan.required)
+        if fault is None:
+            return False
+        slot = self._slots[event.slot_name]
+        slot.worker_id, slot.limits, slot.failure = None, None, ConfigurationError(fault)
+        self.stop(slot)
+        return True
+
     def _learn_limits(self, event: WorkerUp) -> None:
         limits = self._slots.limits or (event.limits,)
         self._slots.remembered_limits = limits
         if self._plan.limits != limits and self._plan.config.min_workers == 0:
-            self._change(replace(self._plan, limits=limits))
+            self.change(replace(self._plan, limits=limits))
 
     def _forget(self, slot: Slot) -> None:
         """A worker that was to leave is gone."""
         self._slots.remove(slot.name)
         self._followers.pop(slot.name, None)
-        self._change(self._plan.remove(slot.name))
+        self.change(self._plan.remove(slot.name))
         self._supervisor.start(f"announce the end of {slot.name}", self._slots.announce(), on_end=self._stopped)
 
     def __repr__(self) -> str:

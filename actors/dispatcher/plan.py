@@ -26,6 +26,7 @@ class PlannedWorker:
 
     name: str
     config: PoolConfig
+    generation: int = 0
     leaving: bool = False
     grace_s: float | None = None
     after: str = ""
@@ -33,13 +34,23 @@ class PlannedWorker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """`config` is what further workers are made of. A slot's name is never used twice: `named` have been so far."""
+    """`config` is what further workers are made of; workers of another `generation` are to be replaced by such. A
+    slot's name is never used twice: `named` have been so far."""
 
     config: PoolConfig
     workers: tuple[PlannedWorker, ...]
     named: int
     limits: tuple[WorkerLimits, ...] = ()
     """Of the workers that were last seen: what a pool can take of which none is up."""
+    generation: int = 0
+    previous: PoolConfig | None = None
+    """While workers are replaced: what they were made of before."""
+    required: tuple[WorkerLimits, ...] = ()
+    """While workers are replaced: of those before, of which the new ones may not fall short."""
+    refused: str = ""
+    """Why the last replacement was given up."""
+    grace_s: float | None = None
+    """Of workers that are replaced."""
 
     @property
     def staying(self) -> tuple[PlannedWorker, ...]:
@@ -59,7 +70,8 @@ class Plan:
         return {worker.name: worker.config for worker in self.workers if worker.after not in names}
 
     def add(self, *, after: str = "") -> tuple[Plan, PlannedWorker]:
-        worker = PlannedWorker(name=f"{SLOT_PREFIX}{self.named}", config=self.config, after=after)
+        name = f"{SLOT_PREFIX}{self.named}"
+        worker = PlannedWorker(name=name, config=self.config, generation=self.generation, after=after)
         return replace(self, workers=(*self.workers, worker), named=self.named + 1), worker
 
     def leave(self, name: str, grace_s: float | None) -> Plan:
@@ -83,6 +95,22 @@ def first_plan(config: PoolConfig, slot_names: tuple[str, ...]) -> Plan:
     """Of a pool that is new."""
     workers = tuple(PlannedWorker(name=name, config=config) for name in slot_names)
     return Plan(config=config, workers=workers, named=len(workers))
+
+
+def missing_in(limits: WorkerLimits, required: tuple[WorkerLimits, ...]) -> str | None:
+    """What a worker lacks, so that it could not run everything that workers of the `required` limits could; None:
+    nothing."""
+    for other in required:
+        if limits.vocab_size != other.vocab_size:
+            return f"The new model has {limits.vocab_size} tokens, the pool's model has {other.vocab_size}."
+        for field, what in (("context_tokens", "tokens of context"), ("total_pages", "pages of cache")):
+            new, old = getattr(limits, field), getattr(other, field)
+            if new < old:
+                return f"The new workers have {new} {what}, the pool's have {old}."
+        lost = sorted(other.supported_parameters - limits.supported_parameters)
+        if lost:
+            return f"The new engine does not support {', '.join(lost)}."
+    return None
 
 
 class PlanStore:

@@ -6,14 +6,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 
-from actors.config import PoolConfig
+from actors.builtin_model import builtin_model_path
+from actors.config import EngineConfig, PoolConfig, pool_config
 from actors.dispatcher.statistics import WorkerState
-from actors.errors import ConfigurationError, ExlpoolError, NoHealthyWorker, PoolClosed
+from actors.engines.registry import resolve_engine_name
+from actors.errors import ConfigurationError, ExlpoolError, ModelError, NoHealthyWorker, PoolClosed
 
 T = TypeVar("T")
 
@@ -57,6 +60,42 @@ def drain(
     return successor
 
 
+def replace(dispatcher: Any, settings: dict[str, Any], grace_s: float | None, *, wait: bool) -> None:
+    """See `Pool.replace`."""
+    before: PoolConfig = _tell(lambda: dispatcher.config.remote())
+    strange = settings.keys() - EngineConfig.model_fields.keys()
+    if strange:
+        raise ConfigurationError(f"{min(strange)} cannot be changed while a pool runs.", param=min(strange))
+    after = pool_config(**{**before.model_dump(exclude_unset=True), **settings})
+    resolve_engine_name(after)
+    if _tokenizer(before) != _tokenizer(after):
+        raise ConfigurationError("The new model has another tokenizer than the pool's.", param="model")
+    _tell(lambda: dispatcher.replace.remote(after, grace_s))
+    if not wait:
+        return
+    deadline_s = _deadline_s(before, grace_s, times=before.workers)
+    while (answer := _tell(lambda: dispatcher.replacement.remote()))[0]:
+        if time.monotonic() > deadline_s:
+            raise ConfigurationError("Replacing the workers takes longer than it should; it goes on.")
+        time.sleep(LOOK_S)
+    if answer[1]:
+        raise ConfigurationError(f"The workers are as they were before: {answer[1]}")
+
+
+def _tokenizer(config: PoolConfig) -> bytes:
+    """:raises ModelError: the model has none."""
+    file = Path(config.model or builtin_model_path()) / "tokenizer.json"
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"Cannot read {file}: {error.strerror}.") from None
+
+
+def _deadline_s(config: PoolConfig, grace_s: float | None, *, times: int = 1) -> float:
+    """Without a grace it takes as long as the longest request that runs."""
+    return math.inf if grace_s is None else time.monotonic() + times * (grace_s + config.start_timeout_s)
+
+
 def _raise_failure(states: Any) -> None:
     for state in states:
         if state.failure is not None:
@@ -93,13 +132,12 @@ def _wait_until(
     grace_s: float | None,
     what: str,
 ) -> None:
-    """Wait until the workers are as wished. Without a grace that takes as long as the longest request that runs.
+    """Wait until the workers are as wished.
 
     :raises ConfigurationError: it takes longer than it may; it goes on all the same.
     """
-    patience_s = math.inf if grace_s is None else grace_s + config.start_timeout_s
-    deadline_s = time.monotonic() + patience_s
+    deadline_s = _deadline_s(config, grace_s)
     while not settled(_tell(lambda: dispatcher.progress.remote(ANY_VERSION))[1]):
         if time.monotonic() > deadline_s:
-            raise ConfigurationError(f"{what} takes longer than {patience_s:g} s; it goes on.")
+            raise ConfigurationError(f"{what} takes longer than it should; it goes on.")
         time.sleep(LOOK_S)

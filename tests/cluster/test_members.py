@@ -40,7 +40,7 @@ def test_a_pool_is_scaled_and_a_worker_drained(exlpool: Exlpool, pool: Pool) -> 
         (["scale", "0"], "This pool has from 1 to 1024 workers, not 0."),
         (["scale", "1000"], "The workers need 500 CPUs but the cluster has 8"),
         (["scale", "2", "--pool", "other"], "No pool named 'other' runs here."),
-        (["scale", "-1"], "must be at least 0, not '-1'"),
+        (["scale", "many"], "must be a whole number, not 'many'"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_sentence(
