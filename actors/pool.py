@@ -20,7 +20,7 @@ from actors.ray_session import NAMESPACE, ensure_ray
 from actors.request.options import request_options
 from actors.request.prompt import Prompt
 from actors.results import GenerationResult
-from actors.script.changes import GRACE_S, drain, replace, scale
+from actors.script.changes import GRACE_S, drain, keep, replace, scale
 from actors.script.front_actor import MAX_CONCURRENT_CALLS, FrontActor
 from actors.script.fronts import ScriptFronts
 from actors.script.loop_thread import LoopThread
@@ -194,6 +194,14 @@ class Pool:
         """
         self._openness.require()
         return drain(self._dispatcher, self.config, worker, grace_s, restart=restart, wait=wait)
+
+    def keep(self, worker: str) -> None:
+        """Call off that a worker leaves the pool: it is used again.
+
+        :raises ConfigurationError: it is too late, or another one is to take its place.
+        """
+        self._openness.require()
+        keep(self._dispatcher, worker)
 
     def replace(self, *, grace_s: float | None = GRACE_S, wait: bool = True, **settings: Any) -> None:
         """Roll other settings of the engine (fields of `EngineConfig`, such as `model`) over the workers, one after the

@@ -181,6 +181,10 @@ class Dispatcher:
         """See `Membership.drain`."""
         return await self._members.drain(worker, grace_s, restart=restart)
 
+    async def keep(self, worker: str) -> None:
+        """See `Membership.keep`."""
+        await self._members.keep(worker)
+
     async def replace(self, config: PoolConfig, grace_s: float | None) -> None:
         """Begin to replace all workers by such of other settings of their engines."""
         self._replacement.begin(config, grace_s)

@@ -84,12 +84,22 @@ class Membership:
                 self.leave(planned.name, 0.0)
         missing = workers - len(self._plan.staying)
         for planned in self._plan.workers if missing > 0 else ():
-            if missing > 0 and self._keep(planned):
+            if missing > 0 and planned.superfluous and self._keep(planned):
                 missing -= 1
         for _ in range(missing):
             self.add()
         for slot in self._least_missed(-missing):
-            self.leave(slot.name, grace_s)
+            self.leave(slot.name, grace_s, superfluous=True)
+        await self._slots.announce()
+
+    async def keep(self, name: str) -> None:
+        """Call off that a worker leaves.
+
+        :raises ConfigurationError: there is no such worker, or it is too late.
+        """
+        planned = self._plan.get(name.partition("#")[0])
+        if planned is None or (planned.leaving and not self._keep(planned)):
+            raise ConfigurationError(f"{name} is not there, or has as good as left.", param="worker")
         await self._slots.announce()
 
     async def drain(self, name: str, grace_s: float | None, *, restart: bool) -> str | None:
@@ -165,9 +175,9 @@ class Membership:
         self._sleep_or_wake()
         return planned.name
 
-    def leave(self, name: str, grace_s: float | None) -> None:
+    def leave(self, name: str, grace_s: float | None, *, superfluous: bool = False) -> None:
         """Empty a worker and take it away."""
-        self.change(self._plan.leave(name, grace_s))
+        self.change(self._plan.leave(name, grace_s, superfluous=superfluous))
         self._sleep_or_wake()  # first: where nobody is left, requests wait until one is woken
         slot = self._slots[name]
         slot.leaving = True

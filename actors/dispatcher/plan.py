@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ray
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
@@ -28,6 +29,8 @@ class PlannedWorker:
     config: PoolConfig
     generation: int = 0
     leaving: bool = False
+    superfluous: bool = False
+    """It leaves since there were too many, so it may stay when there are too few."""
     grace_s: float | None = None
     after: str = ""
 
@@ -74,20 +77,17 @@ class Plan:
         worker = PlannedWorker(name=name, config=self.config, generation=self.generation, after=after)
         return replace(self, workers=(*self.workers, worker), named=self.named + 1), worker
 
-    def leave(self, name: str, grace_s: float | None) -> Plan:
-        return self._change(name, leaving=True, grace_s=grace_s)
+    def leave(self, name: str, grace_s: float | None, *, superfluous: bool) -> Plan:
+        return self._change(name, leaving=True, superfluous=superfluous, grace_s=grace_s)
 
     def keep(self, name: str) -> Plan:
-        return self._change(name, leaving=False, grace_s=None)
+        return self._change(name, leaving=False, superfluous=False, grace_s=None)
 
     def remove(self, name: str) -> Plan:
         return replace(self, workers=tuple(worker for worker in self.workers if worker.name != name))
 
-    def _change(self, name: str, *, leaving: bool, grace_s: float | None) -> Plan:
-        changed = (
-            replace(worker, leaving=leaving, grace_s=grace_s) if worker.name == name else worker
-            for worker in self.workers
-        )
+    def _change(self, name: str, **changes: Any) -> Plan:
+        changed = (replace(worker, **changes) if worker.name == name else worker for worker in self.workers)
         return replace(self, workers=tuple(changed))
 
 

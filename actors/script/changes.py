@@ -60,6 +60,11 @@ def drain(
     return successor
 
 
+def keep(dispatcher: Any, worker: str) -> None:
+    """See `Pool.keep`."""
+    _tell(lambda: dispatcher.keep.remote(worker))
+
+
 def replace(dispatcher: Any, settings: dict[str, Any], grace_s: float | None, *, wait: bool) -> None:
     """See `Pool.replace`."""
     before: PoolConfig = _tell(lambda: dispatcher.config.remote())
