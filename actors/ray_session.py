@@ -14,6 +14,8 @@ from actors.errors import ConfigurationError, PoolClosed, first_line
 from actors.ray_checks import require_cluster, require_temp_dir
 
 NAMESPACE = "exlpool"
+SLOT_PREFIX = "worker-"
+"""Of the names of a pool's slots; a number follows."""
 STREAM_BACKPRESSURE = 16
 """Unread messages of a stream before its producer waits; what comes meanwhile joins into one message."""
 

@@ -137,6 +137,8 @@ class Worker:
     """When it was last asked whether it lives; None: it has been heard of since."""
     resync_asked_s: float | None = None
     """When it was last asked for the whole truth; None: it owes none."""
+    moves_at_s: float = math.inf
+    """While it is being emptied: when what it still runs goes elsewhere."""
     stop_asked: bool = False
     outstanding_tokens: int = 0
     pending_prefill_tokens: int = 0

@@ -39,6 +39,7 @@ from actors.scheduling.events import (
     WorkerDown,
     WorkerDraining,
     WorkerExpected,
+    WorkerKept,
     WorkerLost,
     WorkerUp,
 )
@@ -61,6 +62,7 @@ CHAINS = st.text("pq", max_size=4)
 NONSENSE = (
     WorkerDown("x#1", "who?"),
     WorkerDraining("x#1"),
+    WorkerKept("x#1"),
     WorkerLost("x", "who?"),
     WorkerUp("a#0", "a", replace(LIMITS, total_pages=-1)),
     Cancelled("nobody", 1, "f"),
@@ -182,6 +184,11 @@ class RandomEvents(RuleBasedStateMachine):
 
     def _revoke(self, revocation: Revocation, front_id: str) -> None:
         front = self.fronts[revocation.request_id]
+        if revocation.moved:
+            assert front.worker is not None
+            assert front.worker.worker_id in self.draining, "moved from a worker that is not being emptied"
+            assert self.scheduler.state.hopeful(), "moved, although there is nowhere to go"
+            front_id = front_id or front.front_id  # all fronts are told
         if front.admission.attempt != revocation.attempt or front.front_id != front_id:
             assert (front_id, revocation.request_id, revocation.attempt) == self.superseded, "who is this for?"
             return
@@ -387,12 +394,22 @@ class RandomEvents(RuleBasedStateMachine):
         self._bury(worker, WorkerDown(worker.worker_id, "it burned"), after)
 
     @precondition(lambda self: self.workers)
-    @rule(data=st.data())
-    def drain(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), grace_s=st.sampled_from([None, 0.0, 1.0, 20.0]))
+    def drain(self, data: st.DataObject, grace_s: float | None) -> None:
         worker_id = data.draw(st.sampled_from(list(self.workers.values()))).worker_id
         self.barred.add(worker_id)
         self.draining.add(worker_id)
-        self.handle(WorkerDraining(worker_id))
+        self.handle(WorkerDraining(worker_id, grace_s))
+
+    @precondition(lambda self: self.draining & {worker.worker_id for worker in self.workers.values()})
+    @rule(data=st.data())
+    def keep(self, data: st.DataObject) -> None:
+        known = self.draining & {worker.worker_id for worker in self.workers.values()}
+        worker_id = data.draw(st.sampled_from(sorted(known)))
+        if worker_id not in self.stopped:
+            self.draining.discard(worker_id)
+            self.barred.discard(worker_id)  # before it is told, since it may be used at once, or doubted
+        self.handle(WorkerKept(worker_id))
 
     @rule(event=st.sampled_from(NONSENSE))
     def speak_nonsense(self, event: Event) -> None:
@@ -403,9 +420,9 @@ class RandomEvents(RuleBasedStateMachine):
     def lose(self, slot: str) -> None:
         self._bury(self.workers.pop(slot, None), WorkerLost(slot, "for good"))
 
-    @rule(slot=st.sampled_from(SLOTS))
-    def expect(self, slot: str) -> None:
-        self.handle(WorkerExpected(slot))
+    @rule(slot=st.sampled_from(SLOTS), limits=st.sampled_from([None, LIMITS]))
+    def expect(self, slot: str, limits: WorkerLimits | None) -> None:
+        self.handle(WorkerExpected(slot, limits))
 
     @precondition(lambda self: any(worker.jobs for worker in self.workers.values()))
     @rule(data=st.data(), end=st.booleans(), tokens=st.integers(-5, 3000))
