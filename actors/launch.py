@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.util import list_named_actors
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig, PoolConfig
@@ -58,7 +59,7 @@ def launch(config: PoolConfig) -> Launched:
                 .options(name=worker_name(config.name, slot_name), namespace=NAMESPACE, lifetime=lifetime, **options)
                 .remote(slot_name, engine_config)
             )
-        options = {"num_cpus": 0, "max_restarts": -1}
+        options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": _dispatcher_place(config)}
         dispatcher = (
             ray.remote(Dispatcher)
             .options(name=config.name, namespace=NAMESPACE, lifetime=lifetime, **options)
@@ -68,6 +69,14 @@ def launch(config: PoolConfig) -> Launched:
         kill_actors(workers.values())
         raise
     return Launched(dispatcher, tuple(workers.values()))
+
+
+def _dispatcher_place(config: PoolConfig) -> Any:
+    """A script's pool ends with the script, so its dispatcher is best where nothing but the script's own node can take
+    it away. One that is meant to stay is placed by Ray."""
+    if config.detached:
+        return None
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 def kill_actors(actors: Iterable[Any]) -> None:
