@@ -4,11 +4,17 @@ It sees numbers only, never text or tokens, so its cost grows with requests and 
 told again: after a crash Ray restarts it, workers report anew and fronts ask again for what is undecided. So whatever
 goes wrong inside it ends its process: a dispatcher whose books may be wrong, or whose clock stands still, is worse than
 one that begins anew.
+
+What comes back after a restart: requests that wait, in the order in which they first asked; what runs; tenants'
+weights, by whoever told them and tells them again (`weigh`); how much every worker has done in its present life. What
+begins anew: what tenants were served so far, so that all are equal again; learned lengths and speeds; and the counts of
+the scheduler and of restarts, as counters of a new process do.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 
@@ -22,7 +28,7 @@ from actors.dispatcher.slots import Slots
 from actors.dispatcher.statistics import PoolStatistics, WorkerState
 from actors.dispatcher.watchdog import Watchdog
 from actors.messages import Admission, Decision, Release, Welcome
-from actors.ray_session import NAMESPACE, worker_name
+from actors.ray_session import NAMESPACE, was_restarted, worker_name
 from actors.scheduling.actions import Action, Probe, Refuse, Resync, Revoke, Start, StopWorker
 from actors.scheduling.config import SchedulerConfig
 from actors.scheduling.core import Scheduler
@@ -30,6 +36,7 @@ from actors.scheduling.events import (
     Cancelled,
     Event,
     FrontGone,
+    Settling,
     Submitted,
     TenantsWeighed,
     Tick,
@@ -39,6 +46,8 @@ from actors.scheduling.events import (
 from actors.supervisor import Supervisor, end_process
 
 TICK_S = 0.1
+SETTLE_S = 1.0
+"""After a restart, from when the first front is back: for the others, who try every 0.2 s, and for the workers."""
 
 
 class Dispatcher:
@@ -61,6 +70,8 @@ class Dispatcher:
         )
         self._supervisor = Supervisor("dispatcher")
         self._watchdog = Watchdog(self._supervisor, config.stall_timeout_s)
+        self._settles = was_restarted()
+        """No front has come back yet after a restart."""
         self._followers = [WorkerFollower(slot, self._slots, self._handle) for slot in self._slots]
         for slot, follower in zip(self._slots, self._followers, strict=True):
             self._handle(WorkerExpected(slot.name))
@@ -91,6 +102,9 @@ class Dispatcher:
         When the stream of a front closes, for whatever reason, what it has waiting is given up. What runs goes on: the
         front is lost to the worker too, if it is lost, and the worker reports the end.
         """
+        if self._settles:
+            self._settles = False
+            self._handle(Settling(SETTLE_S))
         stream = self._streams.open(front_id)
         try:
             yield ()
@@ -137,7 +151,7 @@ class Dispatcher:
 
     async def debug_state(self) -> dict[str, int]:
         """Numbers for tests of what is left over."""
-        return {"streams": len(self._streams), "tasks": len(self._supervisor)}
+        return {"streams": len(self._streams), "tasks": len(self._supervisor), "pid": os.getpid()}
 
     async def break_links(self) -> int:
         """Break the links to all workers, as a network would; returns how many there were. For tests and chaos."""

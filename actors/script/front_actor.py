@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 from typing import Any
 
 import ray
@@ -38,7 +39,7 @@ def start_front_actor(dispatcher: Any) -> Any:
             max_task_retries=-1,
             scheduling_strategy=here,
         )
-        .remote(dispatcher)
+        .remote(pickle.dumps(dispatcher))
     )
     front.open.remote()  # now, so that the first request does not wait for the process
     return front
@@ -55,8 +56,10 @@ def end_front_actor(front: Any) -> None:
 class FrontActor:
     """A patient front in a process of its own, so that a busy script does not hold up its own results."""
 
-    def __init__(self, dispatcher: Any) -> None:
-        self._shared = SharedFront(dispatcher)
+    def __init__(self, dispatcher: bytes) -> None:
+        """`dispatcher` is a pickled handle: a plain one would lie in Ray's store of objects, and its loss there would
+        keep this actor from being restarted."""
+        self._shared = SharedFront(pickle.loads(dispatcher))
 
     async def open(self) -> None:
         """:raises ExlpoolError: no worker could be loaded."""
