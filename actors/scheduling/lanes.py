@@ -201,7 +201,9 @@ class Lanes:
         lane = self._lanes.get(_key(request))
         return lane is not None and request.request_id in lane.waiting.get(request.admission.tenant, ())
 
-    def _head(self, lane: Lane, round_: int, aside: list[tuple[Lane, str]]) -> tuple[float, tuple[float, int], Request] | None:
+    def _head(
+        self, lane: Lane, round_: int, aside: list[tuple[Lane, str]]
+    ) -> tuple[float, tuple[float, int], Request] | None:
         """(its tenant's counter, its place, request) of the first request of a lane that was not seen yet."""
         while (name := lane.first(self._tenants)) is not None:
             for request in islice(lane.waiting[name].values(), MOST_SEEN):

@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray.exceptions import RayActorError, TaskCancelledError
 
-from actors import DeadlineExceeded, Pool
+from actors import Pool
 from actors.engines.simulated import expected_tokens
 from actors.ray_session import NAMESPACE, worker_name
 
@@ -91,22 +91,18 @@ def test_a_stream_never_stops_while_there_is_no_dispatcher(pool: Pool) -> None:
     assert tuple(token_ids) == expected_tokens(PROMPT, 200)
 
 
-def test_cancellations_and_deadlines_hold_while_it_is_away(pool: Pool, eventually: Eventually) -> None:
-    """Of what runs and of what waits; what only the dead one knew of is gone, and what the new one hears of goes."""
+def test_what_is_cancelled_while_it_is_away_is_nowhere_any_more(pool: Pool, eventually: Eventually) -> None:
+    """What ran, and what only the dead one knew of."""
     references = []
-    for timeout_s in (None, 6.0, None, 6.0):
-        asked = pool.generate.remote((*PROMPT, len(references)), max_new_tokens=6000, timeout_s=timeout_s)
-        references.append(asked)
+    for number in range(4):
+        references.append(pool.generate.remote((*PROMPT, number), max_new_tokens=3000))
         eventually(lambda: sum(waiting_and_running(pool)) == len(references))
-    runs, runs_late, waits, waits_late = references
     kill_dispatcher(pool)
-    for cancelled in (runs, waits):
-        ray.cancel(cancelled)
+    for reference in references:
+        ray.cancel(reference)
+    for reference in references:
         with pytest.raises(TaskCancelledError):
-            ray.get(cancelled, timeout=WAIT_S)
-    for late in (runs_late, waits_late):
-        with pytest.raises(DeadlineExceeded):
-            ray.get(late, timeout=WAIT_S)
+            ray.get(reference, timeout=WAIT_S)
     eventually(lambda: back(pool))
     eventually(lambda: waiting_and_running(pool) == (0, 0))
     worker: Any = ray.get_actor(worker_name("headless", "worker-0"), namespace=NAMESPACE)
