@@ -151,7 +151,11 @@ class Dispatcher:
 
     async def debug_state(self) -> dict[str, int]:
         """Numbers for tests of what is left over."""
-        return {"streams": len(self._streams), "tasks": len(self._supervisor), "pid": os.getpid()}
+        return {"streams": len(self._streams), "tasks": len(self._supervisor)}
+
+    async def pid(self) -> int:
+        """The process of this life, for tests and chaos that end it."""
+        return os.getpid()
 
     async def break_links(self) -> int:
         """Break the links to all workers, as a network would; returns how many there were. For tests and chaos."""

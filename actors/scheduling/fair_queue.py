@@ -54,8 +54,8 @@ class FairQueue:
             queue.weigh(weights)
 
     def push(self, request: Request) -> None:
-        """Add a request behind those of its tenant that asked before it: one that has waited or run already, before this
-        attempt or this scheduler, keeps its place by that."""
+        """Add a request behind those of its tenant that asked before it: one that has waited or run already, before
+        this attempt or this scheduler, keeps its place by that."""
         self._requests[request.request_id] = request
         self._classes[request.admission.priority].push(request)
         self._pushes += 1

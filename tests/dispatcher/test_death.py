@@ -30,14 +30,14 @@ def pool(ray_cluster: None) -> Iterator[Pool]:
 
 def kill_dispatcher(pool: Pool) -> None:
     """Returns when it is dead for sure."""
-    process = psutil.Process(ray.get(pool._dispatcher.debug_state.remote(), timeout=WAIT_S)["pid"])
+    process = psutil.Process(ray.get(pool._dispatcher.pid.remote(), timeout=WAIT_S))
     process.kill()
     process.wait(WAIT_S)
 
 
 def back(pool: Pool) -> bool:
     try:
-        ray.get(pool._dispatcher.debug_state.remote(), timeout=WAIT_S)
+        ray.get(pool._dispatcher.pid.remote(), timeout=WAIT_S)
     except RayActorError:
         return False
     return True
@@ -84,7 +84,7 @@ def test_what_waits_and_runs_ends_once_in_the_order_of_asking_whichever_front_as
 def test_a_stream_never_stops_while_there_is_no_dispatcher(pool: Pool) -> None:
     stream = iter(pool.stream(PROMPT, max_new_tokens=200, temperature=0.0))
     token_ids = list(next(stream).token_ids)
-    process = psutil.Process(ray.get(pool._dispatcher.debug_state.remote(), timeout=WAIT_S)["pid"])
+    process = psutil.Process(ray.get(pool._dispatcher.pid.remote(), timeout=WAIT_S))
     process.suspend()
     token_ids += [token for delta in stream for token in delta.token_ids]
     process.kill()

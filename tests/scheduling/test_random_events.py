@@ -508,7 +508,7 @@ class RandomEvents(RuleBasedStateMachine):
         for worker in self.workers.values():
             self.handle(WorkerExpected(worker.slot))
         told: list[Event] = [worker.up() for worker in self.workers.values()]
-        ages = {"age_s": data.draw(AGES_S), "waited_s": data.draw(AGES_S)}
+        ages: dict[str, Any] = {"age_s": data.draw(AGES_S), "waited_s": data.draw(AGES_S)}
         told += [Submitted(replace(front.admission, **ages), front.front_id) for front in self._of("waiting")]
         told.append(Settling(data.draw(st.sampled_from([0.0, 0.05, 2.0]))))
         for event in data.draw(st.permutations(told)):

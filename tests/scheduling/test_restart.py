@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from actors.messages import Admission, RefusalReason, RunningAttempt
@@ -32,7 +34,7 @@ def test_requests_of_many_fronts_go_on_in_the_order_in_which_they_first_asked() 
     pool.submit("new")
     started = starts(pool.tick(0.7))
     assert list(started) == ["a"]
-    order = []
+    order: list[str] = []
     while started:
         order += started
         started = starts(pool.finish(order[-1]))
@@ -120,7 +122,7 @@ def test_a_front_that_went_while_the_new_one_settled_leaves_nothing_there() -> N
 def test_ages_that_cannot_be_are_refused(name: str, value: float) -> None:
     pool = Pool()
     pool.up()
-    fields = {name: value}
+    fields: dict[str, Any] = {name: value}
     refusal = refusals(pool.submit("r", **fields))["r"]
     assert refusal.reason is RefusalReason.INVALID
     assert name in refusal.message

@@ -31,7 +31,7 @@ def pool(ray_cluster: None) -> Iterator[Pool]:
 
 
 def front_process(pool: Pool) -> psutil.Process:
-    return psutil.Process(ray.get(pool._front.debug_state.remote(), timeout=WAIT_S)["pid"])
+    return psutil.Process(ray.get(pool._front.pid.remote(), timeout=WAIT_S))
 
 
 def running(pool: Pool) -> int:
