@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.errors import ExlpoolError
 from actors.request.options import request_options
 from actors.request.prompt import Prompt
 from actors.results import GenerationResult
@@ -62,8 +64,9 @@ class FrontActor:
         self._shared = SharedFront(pickle.loads(dispatcher))
 
     async def open(self) -> None:
-        """:raises ExlpoolError: no worker could be loaded."""
-        await self._shared.get()
+        """Begin before the first request comes, which is told what this failed with. Nobody waits for it."""
+        with suppress(ExlpoolError):
+            await self._shared.get()
 
     async def generate(self, prompt: Prompt, **options: Any) -> GenerationResult:
         """See `Pool.generate`."""
