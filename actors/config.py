@@ -48,6 +48,7 @@ class SimulatedOptions(_Section):
     fail_load: bool = Field(False, description="raise when the model is loaded")
     fail_reset: bool = Field(False, description="raise when the engine is reset after a failed step")
     fail_close: bool = Field(False, description="raise when the engine is closed")
+    own_process: bool = Field(False, description="run in a process of its own, as ExLlamaV2 does")
     stamp_text: bool = Field(
         False, description="every token's text is the time.monotonic() of its step, for benchmarks"
     )
@@ -105,8 +106,11 @@ class PoolConfig(EngineConfig):
     max_queued_requests: int = Field(4096, ge=1, description="waiting requests beyond which the pool refuses")
     max_wait_s: float = Field(600.0, gt=0.0, description="estimated wait beyond which the pool refuses")
     default_max_new_tokens: int = Field(256, ge=1)
-    max_restarts: int = Field(16, ge=-1, description="of one worker; -1: without end")
-    stall_timeout_s: float = Field(60.0, gt=0.0, description="a step that takes longer hangs: its worker is restarted")
+    max_restarts: int = Field(-1, ge=-1, description="of one worker, in all its time; -1: without end")
+    max_restart_pause_s: float = Field(
+        60.0, ge=0.0, description="a worker that dies again and again waits 1, 2, 4 ... s before it starts, up to this"
+    )
+    stall_timeout_s: float = Field(30.0, gt=0.0, description="a step that takes longer hangs: its worker is restarted")
     start_timeout_s: float = Field(600.0, gt=0.0)
     detached: bool = Field(False, description="outlive the script that started the pool")
     event_log: Path | None = Field(

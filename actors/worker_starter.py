@@ -61,7 +61,7 @@ class WorkerStarter:
     def _make(self, slot_name: str, config: PoolConfig) -> Any:
         engine_config = EngineConfig(**{name: getattr(config, name) for name in EngineConfig.model_fields})
         cpus, gpus = resources_of_worker(config)
-        return (
+        worker: Any = (
             ray.remote(Worker)
             .options(
                 name=worker_name(self._pool, slot_name),
@@ -73,6 +73,8 @@ class WorkerStarter:
             )
             .remote(slot_name, engine_config)
         )
+        worker.start.remote()
+        return worker
 
     def close(self) -> None:
         """Start nothing more. Returns when nothing is being started."""

@@ -20,7 +20,7 @@ from actors.dispatcher.event_log import EventLog
 from actors.dispatcher.membership import Membership
 from actors.dispatcher.plan import PlanStore, first_plan
 from actors.dispatcher.replacing import Replacement
-from actors.dispatcher.slots import Slots
+from actors.dispatcher.slots import Slot, Slots
 from actors.dispatcher.statistics import PoolStatistics, WorkerState
 from actors.dispatcher.watchdog import Watchdog
 from actors.errors import ConfigurationError
@@ -80,10 +80,17 @@ class Dispatcher:
         self._streams = DecisionStreams()
         self._slots = Slots()
         self._supervisor = Supervisor("dispatcher")
-        self._watchdog = Watchdog(self._supervisor, config.stall_timeout_s)
+        self._watchdog = Watchdog(self._supervisor, config.stall_timeout_s, self._worker_ended)
         self._store = PlanStore()
         plan = self._store.load() or first_plan(config, slot_names)
-        self._members = Membership(plan, self._store, self._slots, self._supervisor, self._handle)
+        self._members = Membership(
+            plan,
+            self._store,
+            self._slots,
+            self._supervisor,
+            handle_event=self._handle,
+            probe=self._watchdog.probe,
+        )
         self._replacement = Replacement(self._members, self._slots, self._supervisor)
         self._supervisor.start("ticks", self._tick(), on_end=end_process("The dispatcher's clock"))
         fewest, most = config.bounds
@@ -226,8 +233,12 @@ class Dispatcher:
         while True:
             await asyncio.sleep(TICK_S)
             self._handle(Tick())
+            self._members.tick(TICK_S)
             if self._events is not None:
                 self._events.flush()
+
+    async def _worker_ended(self, slot: Slot, worker_id: str, reason: str) -> None:
+        await self._members.give_up(slot.name, worker_id, reason)
 
     async def _start_workers(self, starter: StartsWorkers) -> None:
         await asyncio.to_thread(starter.find_all)

@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from actors.config import PoolConfig
 from actors.dispatcher.following import WorkerFollower
 from actors.dispatcher.plan import Plan, PlannedWorker, PlanStore, missing_in
+from actors.dispatcher.restart_pauses import RestartPauses
 from actors.dispatcher.slots import Slot, Slots
 from actors.errors import ConfigurationError, NoHealthyWorker, first_line
 from actors.ray_session import find_actor, worker_name
@@ -43,7 +44,7 @@ ASLEEP = "asleep"
 
 
 class Membership:
-    """The members of one pool. `handle_event` feeds the scheduler."""
+    """The members of one pool. `handle_event` feeds the scheduler, `probe` has the watchdog look at a worker."""
 
     def __init__(
         self,
@@ -51,13 +52,16 @@ class Membership:
         store: PlanStore,
         slots: Slots,
         supervisor: Supervisor,
+        *,
         handle_event: Callable[[Event], object],
+        probe: Callable[[Slot, str], object],
     ) -> None:
         self._plan = plan
         self._store = store
         self._slots = slots
         self._supervisor = supervisor
         self._handle_event = handle_event
+        self._probe = probe
         self._followers: dict[str, WorkerFollower] = {}
         self._held: frozenset[str] = frozenset()
         """Slots whose worker the pool's owner has started."""
@@ -73,6 +77,17 @@ class Membership:
 
     def break_links(self) -> int:
         return sum(follower.break_stream() for follower in self._followers.values())
+
+    def tick(self, passed_s: float) -> None:
+        """So much time has passed."""
+        for follower in list(self._followers.values()):
+            follower.tick(passed_s)
+
+    async def give_up(self, name: str, worker_id: str, reason: str) -> None:
+        """This life of the worker in slot `name` was ended, or its end was ordered."""
+        follower = self._followers.get(name)
+        if follower is not None:
+            await follower.give_up(worker_id, reason)
 
     # What is asked for.
 
@@ -222,7 +237,10 @@ class Membership:
         slot.leaving = planned.leaving
         limits = self._slots[planned.after].limits if planned.after in self._slots else None
         self._handle_event(WorkerExpected(slot.name, limits))
-        follower = self._followers[slot.name] = WorkerFollower(slot, self._slots, self._heard)
+        pauses = RestartPauses(self._plan.config.max_restart_pause_s)
+        follower = self._followers[slot.name] = WorkerFollower(
+            slot, self._slots, handle_event=self._heard, probe=self._probe, pauses=pauses
+        )
 
         def ended(failure: BaseException | None) -> None:
             if failure is not None:  # a worker is left unwatched

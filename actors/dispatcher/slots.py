@@ -18,6 +18,8 @@ class Slot:
         self.handle: Any = None
         self.worker_id: str | None = None
         """Of the life that can generate; None while there is none."""
+        self.life: str | None = None
+        """Of the life that was heard of last, whether or not it can generate yet."""
         self.cut_off = False
         """Nobody hears that life at the moment; it may be well, or over."""
         self.limits: WorkerLimits | None = None

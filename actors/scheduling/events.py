@@ -65,6 +65,9 @@ class WorkerUp:
 
     `sequence` is that of the last report the worker sent before; the next one has `sequence + 1`. What it runs already
     has no owner: workers do not know who asked the dispatcher. It ends with its report, or with whoever asks for it.
+
+    `trial`: the lives before it in its slot were short. It gets one attempt at a time until one has ended well, or has
+    gone on for long enough.
     """
 
     worker_id: str
@@ -73,6 +76,7 @@ class WorkerUp:
     resident_pages: frozenset[bytes] = frozenset()
     running: tuple[RunningAttempt, ...] = ()
     sequence: int = 0
+    trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

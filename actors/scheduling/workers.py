@@ -33,7 +33,7 @@ def on_up(state: SchedulerState, event: WorkerUp) -> list[Action]:
     old = state.fleet.by_slot.get(event.slot_name)
     actions = [] if old is None else _remove(state, old, f"{event.worker_id} has taken its place")
     state.expected.pop(event.slot_name, None)
-    worker = state.fleet.add(event.worker_id, event.slot_name, event.limits, event.sequence)
+    worker = state.fleet.add(event.worker_id, event.slot_name, event.limits, event.sequence, on_trial=event.trial)
     state.queue.tell_apart(event.limits)
     worker.quiet_since_s = state.now_s
     worker.ledger.add_resident(event.resident_pages)
@@ -79,7 +79,7 @@ def _adoption_fault(worker: Worker, request: Request, known: Request | None) -> 
         fault = "worker runs an old attempt"
     elif known is not None and known.worker is not None:
         fault = "worker runs an attempt that is booked elsewhere"
-    if fault is None and not (fits(admission, worker.limits) and worker.could_start(request)):
+    if fault is None and not (fits(admission, worker.limits) and worker.could_hold(request)):
         fault = "worker runs more than it can"
     return fault
 

@@ -133,7 +133,11 @@ class RandomEvents(RuleBasedStateMachine):
     def handle(self, event: Event, now_s: float | None = None) -> list[Refuse]:
         """Returns what it refuses at once, which is about a submission, not about a request."""
         at_once = []
+        tried = [worker for worker in self.scheduler.state.fleet if worker.on_trial]
         actions = self.scheduler.handle(event, self.now_s if now_s is None else now_s)
+        for worker in tried:
+            reported = isinstance(event, Reported) and event.report.worker_id == worker.worker_id
+            assert worker.on_trial or reported, "a trial was over, although nothing was heard of the worker"
         self.said.append(actions)
         for action in actions:
             match action:
@@ -172,6 +176,8 @@ class RandomEvents(RuleBasedStateMachine):
         assert front.state == "waiting", "started, although it does not wait"
         worker = next(w for w in self.workers.values() if w.worker_id == action.grant.worker_id)
         assert worker.worker_id not in self.barred, "started on a worker that nothing may be placed on"
+        books = self.scheduler.state.fleet.by_id[worker.worker_id]
+        assert not books.on_trial or len(books.attempts) == 1, "a worker that is on trial was given a second attempt"
         front.state, front.worker = "placed", worker
         if not front.ghost:
             worker.submit(front.admission)
@@ -353,16 +359,17 @@ class RandomEvents(RuleBasedStateMachine):
         total_pages=st.sampled_from(PAGES),
         max_batch_size=st.sampled_from(BATCHES),
         reserve_tokens=st.sampled_from([0, 0, 5]),
+        trial=st.booleans(),
     )
-    def come_up(self, slot: str, total_pages: int, max_batch_size: int, reserve_tokens: int) -> None:
+    def come_up(self, slot: str, total_pages: int, max_batch_size: int, reserve_tokens: int, trial: bool) -> None:
         limits = replace(LIMITS, total_pages=total_pages, max_batch_size=max_batch_size, reserve_tokens=reserve_tokens)
-        self._come_up(slot, limits)
+        self._come_up(slot, limits, trial=trial)
 
-    def _come_up(self, slot: str, limits: WorkerLimits) -> None:
+    def _come_up(self, slot: str, limits: WorkerLimits, *, trial: bool = False) -> None:
         self.lives += 1
         dead = self.workers.get(slot)
         worker = self.workers[slot] = RealWorker(slot, self.lives, limits)
-        self._bury(dead, worker.up())
+        self._bury(dead, worker.up(trial=trial))
 
     def _bury(self, worker: RealWorker | None, *events: Event) -> None:
         """A worker is dead, and the scheduler is told: it tells the fronts of all that was placed there. Those of which
@@ -519,7 +526,7 @@ class RandomEvents(RuleBasedStateMachine):
                 front.state = "ended"
         for worker in self.workers.values():
             self.handle(WorkerExpected(worker.slot))
-        told: list[Event] = [worker.up() for worker in self.workers.values()]
+        told: list[Event] = [worker.up(trial=data.draw(st.booleans())) for worker in self.workers.values()]
         told += [Submitted(front.admission, front.front_id) for front in self._of("waiting")]
         for event in data.draw(st.permutations(told)):
             self.handle(event)
