@@ -168,5 +168,5 @@ async def test_a_replica_that_is_killed_has_its_jobs_cancelled_and_another_one_a
                 assert "[DONE]" not in "".join([line async for line in lines])
         with contextlib.suppress(httpx.HTTPError):
             assert (await waiting).status_code >= 500
-    await asyncio.to_thread(app.wait_ready)
-    assert httpx.post(f"{app.url}/v1/completions", json=ask(3, stream=False), timeout=60.0).status_code == 200
+        await asyncio.to_thread(app.wait_ready)
+        assert (await http.post(f"{app.url}/v1/completions", json=ask(3, stream=False))).status_code == 200
