@@ -1,0 +1,44 @@
+"""`python -m tests.chaos`: run the chaos, print its report, and exit with 1 when anything is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import sys
+from dataclasses import replace
+
+from tests.chaos.plan import chaos_plan, short_plan
+from tests.chaos.report import is_right, lines
+from tests.chaos.run import chaos
+
+
+def main() -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=float(os.environ.get("CHAOS_MINUTES", "5")))
+    parser.add_argument("--requests", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--short", action="store_true", help="every kind of fault once or twice")
+    parser.add_argument("--faults", default=None, help="only these kinds, by commas")
+    options = parser.parse_args()
+    plan = short_plan(options.seed) if options.short else chaos_plan(options.minutes, options.seed)
+    if options.requests is not None:
+        plan = replace(plan, requests=options.requests)
+    if options.faults is not None:
+        plan = replace(plan, faults=tuple(options.faults.split(",")))
+    # Whatever hangs here is shown with all its threads, and ended; Ray's processes end with this one.
+    faulthandler.dump_traceback_later(plan.watchdog_s, exit=True)
+    logging.basicConfig(level=logging.ERROR)
+    with contextlib.redirect_stdout(sys.stderr):  # Ray says there of every process that is killed
+        outcome = asyncio.run(chaos(plan))
+    print("\n".join(lines(plan, outcome)), flush=True)
+    faulthandler.cancel_dump_traceback_later()
+    return 0 if is_right(outcome) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
