@@ -46,3 +46,31 @@ def test_what_is_broken_off_goes_on_as_it_would_have(
 ) -> None:
     loaded_engine.reset()
     assert_resumes(loaded_engine, job(1, prompt, tokens, seed=seed, **params), lengths)
+
+
+SCHEMA = '{"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "n": {"type": "integer"}}}'
+GRAMMARS: list[dict[str, Any]] = [
+    {"json_schema": SCHEMA},
+    {"regex": "(yes|no|[a-z]{3,9}),? [0-9]{1,4}é🙂"},
+    {"lark": 'start: "a" ("b" | "cd")+ "."'},
+]
+
+
+@examples(25)
+@given(
+    prompt=st.sampled_from(OPENINGS),
+    grammar=st.sampled_from(GRAMMARS),
+    params=st.fixed_dictionaries({"temperature": st.sampled_from([0.0, 1.0])}, optional={"min_new_tokens": st.just(5)}),
+    seed=st.integers(0, 2**40),
+    lengths=lengths,
+)
+def test_a_grammar_goes_on_where_it_stood(
+    loaded_engine: CpuEngine,
+    prompt: str,
+    grammar: dict[str, Any],
+    params: dict[str, Any],
+    seed: int,
+    lengths: list[int],
+) -> None:
+    loaded_engine.reset()
+    assert_resumes(loaded_engine, job(1, prompt, 40, seed=seed, **grammar, **params), lengths)
