@@ -31,7 +31,7 @@ from tests.serve_app.running import processes
 from tests.soak.fronts import wait_for_event
 
 READY_WITHIN_S = 60.0
-LEAST_UP = 2
+LEAST_UP = 3
 """Workers, when one of them is killed or stopped. Without anybody to go to, requests would wait for a restart."""
 POLL_S = 0.1
 REPLICA_NOTICED_S = 10.0
@@ -98,7 +98,9 @@ class Faults:
         if kind == KILL_REPLICA:
             return len(await asyncio.to_thread(_replicas)) >= REPLICAS
         statistics = await self._statistics()
-        return statistics is not None and len(_busy_slots(statistics)) >= LEAST_UP
+        if statistics is None or len(_slots_up(statistics)) < LEAST_UP:
+            return False
+        return kind == KILL_DISPATCHER or any(worker.active_jobs for worker in statistics.workers)
 
     async def _statistics(self) -> PoolStatistics | None:
         with contextlib.suppress(RayError, TimeoutError):
@@ -122,12 +124,14 @@ class Faults:
         self.made.append(Fault(kind, time.monotonic()))
 
     async def _hit_worker(self, kind: str) -> None:
-        """That with the most jobs."""
+        """One that has something to do."""
         statistics, pids = await self._statistics(), await worker_pids(self._config)
-        slots = [] if statistics is None else [slot for slot in _busy_slots(statistics) if slot in pids]
+        if statistics is None:
+            return
+        slots = [worker.slot_name for worker in statistics.workers if worker.active_jobs and worker.slot_name in pids]
         if not slots:
             return
-        process = psutil.Process(pids[slots[0]])
+        process = psutil.Process(pids[self._rng.choice(slots)])
         if kind == KILL_WORKER:
             self._kill(kind, process)
             return
@@ -141,10 +145,8 @@ class Faults:
         os.kill(process.pid, signal.SIGCONT)
 
 
-def _busy_slots(statistics: PoolStatistics) -> list[str]:
-    """The slots whose worker is up, that with the most jobs first."""
-    up = [worker for worker in statistics.workers if worker.worker_id is not None]
-    return [worker.slot_name for worker in sorted(up, key=lambda worker: -worker.active_jobs)]
+def _slots_up(statistics: PoolStatistics) -> list[str]:
+    return [worker.slot_name for worker in statistics.workers if worker.worker_id is not None]
 
 
 def _replicas() -> list[psutil.Process]:

@@ -18,7 +18,7 @@ SETTINGS: dict[str, Any] = {
     "cpus_per_worker": 0.1,
     "cache_tokens": 64 * 256,
     "context_tokens": 2048,
-    "max_batch_size": 8,
+    "max_batch_size": 16,
     "max_restarts": -1,
     "stall_timeout_s": STALL_TIMEOUT_S,
     "fronts": {"min_replicas": REPLICAS, "max_replicas": REPLICAS},
@@ -67,4 +67,4 @@ def chaos_plan(minutes: float, seed: int) -> ChaosPlan:
 def short_plan(seed: int) -> ChaosPlan:
     """Every kind of fault once or twice."""
     faults = (KILL_WORKER, KILL_REPLICA, KILL_WORKER, KILL_DISPATCHER, STOP_WORKER)
-    return ChaosPlan(requests=120, chaos_s=16.0, fault_every_s=2.5, faults=faults, seed=seed, users=16)
+    return ChaosPlan(requests=120, chaos_s=16.0, fault_every_s=3.0, faults=faults, seed=seed, users=16)

@@ -15,6 +15,13 @@ GREEDY, SEEDED, SCHEMA, MANY = "greedy", "seeded", "JSON schema", "n > 1"
 KINDS = (GREEDY, GREEDY, SEEDED, SEEDED, SCHEMA, MANY)
 NAMES = ("Lily", "Tom", "Mia", "Ben", "Anna", "Max", "Emma", "Sam", "Rosa", "Leo", "Nora", "Jack")
 ANIMALS = ("fox", "cat", "dog", "bird", "bear", "frog", "duck", "fish")
+FURTHER: tuple[dict[str, Any], ...] = (
+    {},
+    {},
+    {"frequency_penalty": 0.3},
+    {"repetition_penalty": 1.1},
+    {"stop": ["went to the park", "was very sad"]},
+)
 PERSONS = {
     "type": "array",
     "minItems": 4,
@@ -74,15 +81,7 @@ def _question(rng: random.Random, number: int) -> Question:
         options = {"temperature": 0.9, "top_p": 0.95, "seed": rng.randrange(2**31)}
     if kind != SCHEMA:
         options["ignore_eos"] = True
-        options |= rng.choice(
-            (
-                {},
-                {},
-                {"frequency_penalty": 0.3},
-                {"repetition_penalty": 1.1},
-                {"stop": ["the end of the park", ".\n\n"]},
-            )
-        )
+        options |= rng.choice(FURTHER)
     return Question(
         number=number,
         way=rng.choice(ways),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 from tests.chaos.answers import Answer
 from tests.chaos.books import COUNTS
@@ -28,6 +29,7 @@ def lines(plan: ChaosPlan, outcome: Outcome) -> Iterator[str]:
     books, faults = outcome.chaos, outcome.faults.made
     answers = [answer for _, answer in books.answers]
     yield f"Chaos: seed {plan.seed}, {len(outcome.calm.answers)} requests in calm, {len(answers)} in chaos"
+    yield "Seconds: " + ", ".join(f"{phase} {took_s:.0f}" for phase, took_s in outcome.took_s.items())
     yield ""
     yield from _ends(outcome)
     yield ""
@@ -85,4 +87,4 @@ def _pause(fault: Fault, streams: list[Answer]) -> tuple[float, float]:
 
 def _longest_gap(answer: Answer) -> float:
     arrivals = answer.arrivals_s
-    return max((after - before for before, after in zip(arrivals, arrivals[1:], strict=False)), default=0.0)
+    return max((after - before for before, after in pairwise(arrivals)), default=0.0)

@@ -38,14 +38,29 @@ class Outcome:
     calm: Books
     chaos: Books
     faults: Faults
+    took_s: dict[str, float]
+    """By phase."""
+
+
+class Clock:
+    """How long each phase took."""
+
+    def __init__(self) -> None:
+        self.took_s: dict[str, float] = {}
+        self._from_s = time.monotonic()
+
+    def ended(self, phase: str) -> None:
+        now_s = time.monotonic()
+        self.took_s[phase], self._from_s = now_s - self._from_s, now_s
 
 
 async def chaos(plan: ChaosPlan) -> Outcome:
     """Serve a pool on a private cluster, ask everything in calm and then in chaos, and look at what is left."""
     mark = os.environ[MARK_NAME] = uuid.uuid4().hex  # all processes that Ray starts inherit it
-    calm, books = Books(), Books()
+    calm, books, clock = Books(), Books(), Clock()
     running = await asyncio.to_thread(_start)
     try:
+        clock.ended("start")
         dispatcher = await asyncio.to_thread(running.dispatcher, MODEL)
         config: PoolConfig = await dispatcher.config.remote()
         pool = await asyncio.to_thread(Pool.connect, config.name)
@@ -56,8 +71,11 @@ async def chaos(plan: ChaosPlan) -> Outcome:
                 questions = make_questions(plan.rng("questions"), plan.requests)
                 await ask_all(plan, iter(questions), asker, calm)
                 books.expected = calm.heard
+                clock.ended("calm run")
                 await _in_chaos(plan, [one for one in questions if one.number in calm.heard], asker, books, faults)
+            clock.ended("chaos")
             await _look_for_pages(plan, dispatcher, books)
+            clock.ended("until idle")
         finally:
             await asyncio.to_thread(pool.close)
     finally:
@@ -65,7 +83,8 @@ async def chaos(plan: ChaosPlan) -> Outcome:
         await asyncio.to_thread(ray.shutdown)
     for what in faults.still_stopped() + await wait_until_gone(mark, plan.close_within_s):
         books.fail(PROCESSES, what)
-    return Outcome(calm, books, faults)
+    clock.ended("end")
+    return Outcome(calm, books, faults, clock.took_s)
 
 
 def _start() -> Running:
