@@ -8,7 +8,8 @@ from collections import deque
 from actors.engines.base import Emitted, Ended, EngineEvent, EngineJob
 from actors.engines.cpu.adjust import Adjuster
 from actors.engines.cpu.cache import Row
-from actors.engines.cpu.sampler import Choice, uniform
+from actors.engines.cpu.sampler import Choice
+from actors.engines.draws import uniform
 from actors.engines.text import CompletionText, Release
 from actors.paging.hashes import PAGE_TOKENS
 from actors.paging.table import Allocation, Page

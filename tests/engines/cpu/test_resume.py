@@ -40,7 +40,20 @@ params = st.fixed_dictionaries(
 @examples(60)
 @given(prompt=prompts, params=params, seed=st.integers(0, 2**40), lengths=lengths, tokens=st.integers(1, 40))
 @example(prompt=OPENINGS[0], params={"temperature": 0.0, "stop": (" the",)}, seed=0, lengths=[1], tokens=40)
-@example(prompt=OPENINGS[0], params={"temperature": 0.8, "min_new_tokens": 15}, seed=3, lengths=[0, 0, 9], tokens=20)
+@example(
+    prompt=OPENINGS[0],
+    params={"temperature": 0.8, "min_new_tokens": 10, "logit_bias": {2: 50.0}},
+    seed=3,
+    lengths=[0, 0, 6],
+    tokens=20,
+)
+@example(
+    prompt=OPENINGS[0],
+    params={"temperature": 0.8, "min_new_tokens": 10, "stop": ("e", "a", "t", " ")},
+    seed=3,
+    lengths=[6],
+    tokens=20,
+)
 def test_what_is_broken_off_goes_on_as_it_would_have(
     loaded_engine: CpuEngine, prompt: Any, params: dict[str, Any], seed: int, lengths: list[int], tokens: int
 ) -> None:
