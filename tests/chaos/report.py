@@ -63,14 +63,14 @@ def _pauses(faults: list[Fault], outcome: Outcome) -> Iterator[str]:
     yield "| fault | times | longest gap in a stream, s | median of the longest, s | longest wait for a first text, s |"
     yield "|---|---:|---:|---:|---:|"
     for kind, times in Counter(fault.kind for fault in faults).items():
-        hits = [_pause(fault, streams) for fault in faults if fault.kind == kind]
+        hits = [pause_of(fault, streams) for fault in faults if fault.kind == kind]
         gaps, waits = [gap for gap, _ in hits], [wait for _, wait in hits]
         yield f"| {kind} | {times} | {max(gaps):.2f} | {statistics.median(gaps):.2f} | {max(waits):.2f} |"
     calm = [_longest_gap(answer) for question, answer in outcome.calm.answers if question.streamed]
     yield f"| none (calm run) | | {max(calm, default=0.0):.2f} | | |"
 
 
-def _pause(fault: Fault, streams: list[Answer]) -> tuple[float, float]:
+def pause_of(fault: Fault, streams: list[Answer]) -> tuple[float, float]:
     """The longest gap between two texts of a stream, and the longest wait for a first one, that a fault fell into."""
     gap_s = wait_s = 0.0
     for answer in streams:
