@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import psutil
+from ray import serve
 from ray.exceptions import RayError
 
 from actors import PoolConfig
 from actors.dispatcher.statistics import PoolStatistics
+from serve_app.serving.deployment import FRONT_NAME
 from tests.chaos.plan import (
     APPLICATION,
     KILL_DISPATCHER,
@@ -96,7 +98,7 @@ class Faults:
 
     async def _ready(self, kind: str) -> bool:
         if kind == KILL_REPLICA:
-            return len(await asyncio.to_thread(_replicas)) >= REPLICAS
+            return await asyncio.to_thread(_replicas_run)
         statistics = await self._statistics()
         if statistics is None or len(_slots_up(statistics)) < LEAST_UP:
             return False
@@ -149,5 +151,12 @@ def _slots_up(statistics: PoolStatistics) -> list[str]:
     return [worker.slot_name for worker in statistics.workers if worker.worker_id is not None]
 
 
+def _replicas_run() -> bool:
+    """Whether all are there, and Serve sends requests to all of them."""
+    front = serve.status().applications[APPLICATION].deployments[FRONT_NAME]
+    run = sum(count for state, count in front.replica_states.items() if state.value == "RUNNING")
+    return run >= REPLICAS and len(_replicas()) >= REPLICAS
+
+
 def _replicas() -> list[psutil.Process]:
-    return processes(f"ServeReplica:{APPLICATION}:HttpFront")
+    return processes(f"ServeReplica:{APPLICATION}:{FRONT_NAME}")
