@@ -115,7 +115,7 @@ async def _lose_a_node(cluster: Cluster, node: Any, pool: Pool, seen: NodeDeath)
     for prompt, task in zip(prompts, tasks, strict=True):
         _judge(prompt, task, seen)
     seen.longest_gap_s = max(after - before for times in arrivals.values() for before, after in pairwise(times))
-    await asyncio.to_thread(cluster.add_node, num_cpus=WORKERS_PER_NODE)
+    cluster.add_node(num_cpus=WORKERS_PER_NODE)  # Ray sets signal handlers, which only the main thread may
     seen.failures += await _wait_until_idle(pool)
     seen.back_s = time.monotonic() - killed_s
 
