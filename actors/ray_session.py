@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -17,7 +18,17 @@ STREAM_BACKPRESSURE = 16
 """Unread messages of a stream before its producer waits; what comes meanwhile joins into one message."""
 
 
+QUICK_NEWS = {
+    # A call or stream of a process that has died fails only when Ray has waited for the reason, for a second, and looks
+    # whether it has waited long enough every second: both are a pause in every stream that the process made.
+    "RAY_timeout_ms_task_wait_for_death_info": "100",
+    "RAY_core_worker_internal_heartbeat_ms": "100",
+}
+"""What a process that calls actors finds in its environment, so that it hears soon of their deaths (seen with Ray 2.60:
+0.1 to 0.2 s instead of 1.1 to 1.9 s after a kill -9)."""
+
 PRIVATE_CLUSTER = {
+    **QUICK_NEWS,
     "RAY_USAGE_STATS_ENABLED": "0",
     # A process that is just starting when the script is killed looks for its dead cluster five times this long.
     "RAY_gcs_rpc_server_connect_timeout_s": "1",
@@ -35,7 +46,11 @@ PRIVATE_CLUSTER = {
 
 def prepare_private_cluster() -> None:
     """Call before `ray.init` starts a cluster of our own."""
-    for name, value in PRIVATE_CLUSTER.items():
+    _set_defaults(PRIVATE_CLUSTER)
+
+
+def _set_defaults(variables: Mapping[str, str]) -> None:
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
 
 
@@ -58,6 +73,7 @@ def ensure_ray(address: str | None) -> bool:
         prepare_private_cluster()
     else:
         require_cluster(target)
+        _set_defaults(QUICK_NEWS)
     # Ray says at every start that a private cluster asks for a token, which is its default and needs no action.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     private = {"include_dashboard": False} if target == "local" else {}
