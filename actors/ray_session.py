@@ -36,10 +36,6 @@ PRIVATE_CLUSTER = {
     # takes the process for dead. To one that is stopped a connection fails after 5 s, which is Ray's default here too,
     # so that one process in three or four was never killed (seen with Ray 2.60).
     "RAY_kill_worker_timeout_milliseconds": "2000",
-    # When the connection to an actor breaks, Ray waits for so long to hear why, and looks once a second whether that
-    # time is over, before it fails the calls: 1.7 s in which nobody goes on elsewhere. Without it a call fails within
-    # milliseconds, with an error that says that the actor may be alive, and the next call tells whether it is.
-    "RAY_timeout_ms_task_wait_for_death_info": "0",
 }
 """What the processes of a cluster that we start find in their environment, where it does not say something else."""
 

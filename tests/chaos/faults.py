@@ -154,7 +154,7 @@ def _slots_up(statistics: PoolStatistics) -> list[str]:
 def _replicas_run() -> bool:
     """Whether all are there, and Serve sends requests to all of them."""
     front = serve.status().applications[APPLICATION].deployments[FRONT_NAME]
-    run = sum(count for state, count in front.replica_states.items() if state.value == "RUNNING")
+    run = sum(count for state, count in front.replica_states.items() if str(state).endswith("RUNNING"))
     return run >= REPLICAS and len(_replicas()) >= REPLICAS
 
 
