@@ -35,6 +35,7 @@ from tests.soak.fronts import wait_for_event
 READY_WITHIN_S = 60.0
 LEAST_UP = 3
 """Workers, when one of them is killed or stopped. Without anybody to go to, requests would wait for a restart."""
+ENDED_WITHIN_S = 40.0
 POLL_S = 0.1
 REPLICA_NOTICED_S = 10.0
 """Serve's proxy asks a dead replica for so long."""
@@ -49,7 +50,7 @@ class Fault:
 
 
 class Faults:
-    """Makes one fault after another in an order that the seed gives."""
+    """Makes one fault after another. The seed says whom it hits."""
 
     def __init__(self, plan: ChaosPlan, config: PoolConfig, dispatcher: Any) -> None:
         self._plan, self._config, self._dispatcher = plan, config, dispatcher
@@ -71,10 +72,7 @@ class Faults:
 
     def _kinds(self) -> Iterator[str]:
         while True:
-            kinds = list(self._plan.faults)
-            if self.made:  # the first round is in the plan's own order
-                self._rng.shuffle(kinds)
-            yield from kinds
+            yield from self._plan.faults
 
     def replica_died(self, since_s: float) -> bool:
         """Whether a replica was killed after a moment, or so shortly before that its proxy need not know."""
@@ -82,10 +80,19 @@ class Faults:
 
     def still_stopped(self) -> list[str]:
         """Workers that were stopped and that nobody has ended; they are ended now."""
-        left = [process for process in self._stopped if process.is_running()]
+        left = [process for process in self._stopped if not _ended(process)]
         for process in left:
             process.kill()
         return [f"worker process {process.pid} was stopped, and nobody has ended it" for process in left]
+
+    async def _wait_until_ended(self, process: psutil.Process) -> None:
+        """A death that comes at a time of its own would hit some requests together with the next fault."""
+        deadline_s = time.monotonic() + ENDED_WITHIN_S
+        while not _ended(process):
+            if time.monotonic() > deadline_s:
+                self.failures.append(f"a stopped worker was not ended within {ENDED_WITHIN_S:g} s")
+                return
+            await asyncio.sleep(POLL_S)  # a poll, bounded by the deadline above
 
     async def _wait_until_ready(self, kind: str) -> bool:
         deadline_s = time.monotonic() + READY_WITHIN_S
@@ -141,10 +148,15 @@ class Faults:
         self.made.append(Fault(kind, time.monotonic()))
         if kind == STOP_WORKER:
             self._stopped.append(process)
+            await self._wait_until_ended(process)
             return
         assert kind == PAUSE_WORKER
         await asyncio.sleep(1.0)
         os.kill(process.pid, signal.SIGCONT)
+
+
+def _ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def _slots_up(statistics: PoolStatistics) -> list[str]:
