@@ -7,8 +7,8 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import psutil
@@ -60,19 +60,12 @@ class Faults:
         self.failures: list[str] = []
 
     async def go_on(self, stop: asyncio.Event) -> None:
-        """Until `stop`, but not before each kind was made as often as the plan has it."""
-        for number, kind in enumerate(self._kinds()):
-            early = number < len(self._plan.faults)
-            if await wait_for_event(stop, self._plan.fault_every_s) and not early:
+        """Until `stop`."""
+        for kind in cycle(self._plan.faults):
+            if await wait_for_event(stop, self._plan.fault_every_s):
                 return
-            if early:
-                await asyncio.sleep(0 if not stop.is_set() else self._plan.fault_every_s)
             if await self._wait_until_ready(kind):
                 await self._make(kind)
-
-    def _kinds(self) -> Iterator[str]:
-        while True:
-            yield from self._plan.faults
 
     def replica_died(self, since_s: float) -> bool:
         """Whether a replica was killed after a moment, or so shortly before that its proxy need not know."""
