@@ -80,11 +80,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """The place of an attempt is taken back. Its front gives the attempt up, unless it is over, and may ask again."""
+    """The place of an attempt is taken back. Its front gives the attempt up, unless it is over, and may ask again.
+
+    `moved`: its worker is well and is being emptied, so the request goes on elsewhere, and is not to blame for this."""
 
     request_id: str
     attempt: int
     reason: str
+    moved: bool = False
 
 
 Decision = Grant | Refusal | Revocation
@@ -92,8 +95,11 @@ Decision = Grant | Refusal | Revocation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """What a front learns when it greets the dispatcher: `workers` maps slot names to actor handles, for good."""
+    """What a front learns when it greets the dispatcher: `workers` maps slot names to actor handles, for good.
 
+    Workers that come later are found by their names in `pool`."""
+
+    pool: str = ""
     workers: Mapping[str, Any]
     limits: tuple[WorkerLimits, ...]
     model_dir: str

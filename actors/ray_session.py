@@ -14,6 +14,8 @@ from actors.errors import ConfigurationError, PoolClosed, first_line
 from actors.ray_checks import require_cluster, require_temp_dir
 
 NAMESPACE = "exlpool"
+SLOT_PREFIX = "worker-"
+"""Of the names of a pool's slots; a number follows."""
 STREAM_BACKPRESSURE = 16
 """Unread messages of a stream before its producer waits; what comes meanwhile joins into one message."""
 
@@ -36,6 +38,9 @@ PRIVATE_CLUSTER = {
     # takes the process for dead. To one that is stopped a connection fails after 5 s, which is Ray's default here too,
     # so that one process in three or four was never killed (seen with Ray 2.60).
     "RAY_kill_worker_timeout_milliseconds": "2000",
+    # A node whose Ray has died is dead after five checks in a row that find nobody, which takes 13 to 15 s by default:
+    # until then its workers are not started elsewhere. One that is only slow has the same time to answer as ever.
+    "RAY_health_check_period_ms": "1000",
 }
 """What the processes of a cluster that we start find in their environment, where it does not say something else."""
 

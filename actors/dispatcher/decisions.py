@@ -75,6 +75,11 @@ class DecisionStreams:
         if stream is not None:
             stream.put(decision)
 
+    def put_to_all(self, decision: Decision) -> None:
+        """Tell whoever it is for, where only the fronts know that."""
+        for stream in self._streams.values():
+            stream.put(decision)
+
     def __len__(self) -> int:
         return len(self._streams)
 

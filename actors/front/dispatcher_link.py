@@ -212,7 +212,7 @@ class DispatcherLink:
                         self._messages.add(Release(decision.request_id, decision.attempt))
                 case Revocation():
                     if place is not None and place.admission.attempt == decision.attempt:
-                        place.revoke(decision.reason)
+                        place.revoke(decision.reason, moved=decision.moved)
 
     def _unreachable(self) -> bool:
         return self._lost_at_s is not None and time.monotonic() - self._lost_at_s > UNREACHABLE_AFTER_S

@@ -21,6 +21,7 @@ from actors.front.attempt_output import AttemptLost, AttemptOutput
 from actors.front.dispatcher_link import RECONNECT_INTERVAL_S, DispatcherLink
 from actors.front.place import Place
 from actors.front.run import Piece, Run
+from actors.front.worker_handles import WorkerHandles
 from actors.front.worker_link import WorkerLink
 from actors.messages import Finished, Welcome, WorkerLimits
 from actors.ray_session import RaySession
@@ -55,6 +56,7 @@ class Front:
         self._patient = patient
         self._places = DispatcherLink(self.front_id, dispatcher)
         self._links: dict[str, WorkerLink] = {}
+        self._handles = WorkerHandles(welcome.pool, welcome.workers)
         self._next_ticket = 1
         self._closed = False
 
@@ -101,6 +103,7 @@ class Front:
         self._places.shut_down()
         for link in self._links.values():
             link.shut_down()
+        self._handles.shut_down()
 
     async def close(self) -> None:
         """Cancel everything that still runs; workers and dispatcher forget this front."""
@@ -172,7 +175,8 @@ class Front:
                 if self._closed:
                     raise PoolClosed("The pool was closed before the request's end.") from None
                 pause_s = run.pause_after(error)
-                run.excluded |= {run.worker_id}
+                if not (isinstance(error, AttemptLost) and error.moved):
+                    run.excluded |= {run.worker_id}
                 run.begin_attempt()
             if pause_s:
                 await run.within(asyncio.sleep(pause_s))
@@ -193,7 +197,7 @@ class Front:
             run.worker_id, run.granted_at_s = grant.worker_id, time.monotonic()
             output = AttemptOutput(grant.worker_id, whole=whole)
             place.use(output)
-            link = self._link(grant.worker_id)
+            link = await run.within(self._link(grant.worker_id))
             await run.within(link.start(run.generation_request(ticket, whole=whole), output))
             while finished is None:
                 text, token_ids, logprobs, finished = await run.within(output.take())
@@ -213,17 +217,23 @@ class Front:
             link.cancel(ticket)
         place.release()
 
-    def _link(self, worker_id: str) -> WorkerLink:
+    async def _link(self, worker_id: str) -> WorkerLink:
         """The link to this life of a worker.
 
         Grants come on two ways, so one for an earlier life may arrive after one for the next: each has a link of its
         own, and that to a life which has ended finds out by itself.
+
+        :raises AttemptLost: the worker has left the pool.
         """
         link = self._links.get(worker_id)
+        if link is not None and not link.over:
+            return link
+        handle = await self._handles.of(worker_id)
+        link = self._links.get(worker_id)  # others may have waited for the same handle
         if link is None or link.over:
             self._links = {name: other for name, other in self._links.items() if not other.over}
-            slot_name = worker_id.rpartition("#")[0]
-            link = self._links[worker_id] = WorkerLink(self.front_id, worker_id, self._welcome.workers[slot_name])
+            link = self._links[worker_id] = WorkerLink(self.front_id, worker_id, handle)
+            self._handles.keep_only(self._links)
         return link
 
     def __repr__(self) -> str:

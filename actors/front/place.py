@@ -24,7 +24,7 @@ class Place:
         self._decision: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self._on_release = on_release
         self._output: AttemptOutput | None = None
-        self._revoked = ""
+        self._revoked: AttemptLost | None = None
 
     @property
     def undecided(self) -> bool:
@@ -42,8 +42,8 @@ class Place:
 
         :raises AttemptLost: it is taken back already.
         """
-        if self._revoked:
-            raise AttemptLost(self._revoked)
+        if self._revoked is not None:
+            raise self._revoked
         self._output = output
 
     def finish(self) -> None:
@@ -67,11 +67,11 @@ class Place:
         if self.undecided:
             self._decision.set_exception(error)
 
-    def revoke(self, reason: str) -> None:
+    def revoke(self, reason: str, *, moved: bool = False) -> None:
         self.over = True
-        self._revoked = reason
+        self._revoked = AttemptLost(reason, moved=moved)
         if self._output is not None:
-            self._output.lose(reason)
+            self._output.lose(reason, moved=moved)
 
     def __repr__(self) -> str:
         state = "over" if self.over else "asked for" if self.undecided else "granted"

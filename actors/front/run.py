@@ -136,6 +136,8 @@ class Run:
         :raises WorkerDied: a worker has died under this request again, which may be the cause.
         :raises NoHealthyWorker: attempt after attempt reached no worker.
         """
+        if isinstance(error, AttemptLost) and error.moved:
+            return 0.0
         if isinstance(error, AttemptLost) and not error.taken_up:
             self.unsent += 1
             if self.unsent < MAX_UNSENT:

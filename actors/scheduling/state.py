@@ -7,7 +7,7 @@ those that change it. They build on each other in one direction:
     state                                               all of them together
     transitions                                         a request's way into a worker's books and out of them
     refusals, health                                    who is refused; which workers are trusted
-    requests, workers, reports, starting                what each event does
+    requests, workers, draining, reports, starting      what each event does
     core                                                one event after the other
 """
 

@@ -67,8 +67,8 @@ class EngineThread:
         self._handed_over_at_s = float("-inf")
         self.steps = 0
         self.turn_began_at_s: float | None = None
-        """time.monotonic() of the turn that is going on; None while the thread waits for a command. Read by a watchdog
-        on another thread: all that an engine does it does within a turn, so this is where it hangs."""
+        """time.monotonic() of the beginning of the latest turn; None while the thread waits for a command. Read by a
+        watchdog on another thread: all that an engine does it does within a turn, so this is where it hangs."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -106,16 +106,23 @@ class EngineThread:
         self._on_end(failure)
 
     def _take_turns(self, engine: Engine) -> None:
-        while not self._stopping:
-            first = None if engine.has_work() else self._commands.get()
-            self._begin_turn(time.monotonic())
-            news = StepNews()
-            try:
-                self._turn(engine, first, news)
-            finally:
-                # On the way out of a failure too: what is in the news has happened, and somebody waits for it.
-                self._tell(news)
-                self._end_turn()
+        try:
+            while not self._stopping:
+                first = None if engine.has_work() else self._next_command()
+                self._begin_turn(time.monotonic())
+                news = StepNews()
+                try:
+                    self._turn(engine, first, news)
+                finally:
+                    # On the way out of a failure too: what is in the news has happened, and somebody waits for it.
+                    self._tell(news)
+        finally:
+            self._end_turns()
+
+    def _next_command(self) -> Command:
+        """Wait for it: there is nothing to do without one."""
+        self._end_turns()
+        return self._commands.get()
 
     def _turn(self, engine: Engine, first: Command | None, news: StepNews) -> None:
         inspect = False
@@ -145,7 +152,7 @@ class EngineThread:
     def _begin_turn(self, now_s: float) -> None:
         self.turn_began_at_s = now_s
 
-    def _end_turn(self) -> None:
+    def _end_turns(self) -> None:
         self.turn_began_at_s = None
 
     def _tell(self, news: StepNews) -> None:
