@@ -121,16 +121,18 @@ async def _in_chaos(plan: ChaosPlan, questions: list[Question], asker: Asker, bo
     over = asyncio.Event()
     making = asyncio.create_task(faults.go_on(over))
 
+    def enough() -> bool:
+        return making.done() or (time.monotonic() > until_s and len(faults.made) >= len(plan.faults))
+
     def again_and_again() -> Iterator[Question]:
-        rng = plan.rng("order")
-        first = True
-        while first or ((time.monotonic() < until_s or len(faults.made) < len(plan.faults)) and not making.done()):
+        rng, all_asked = plan.rng("order"), False
+        while True:
             rng.shuffle(questions)
             for question in questions:
-                if not first and time.monotonic() > until_s and len(faults.made) >= len(plan.faults):
+                if all_asked and enough():
                     return
                 yield question
-            first = False
+            all_asked = True
 
     await ask_all(plan, again_and_again(), asker, books)
     over.set()
