@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.builtin_model import builtin_model_path
 from actors.config import PoolConfig
@@ -51,7 +52,7 @@ def launch(config: PoolConfig) -> Launched:
     try:
         for slot_name in slot_names:
             starter.start(slot_name, config)
-        options = {"num_cpus": 0, "max_restarts": -1}
+        options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": _dispatcher_place(config)}
         dispatcher = (
             ray.remote(Dispatcher)
             .options(name=config.name, namespace=NAMESPACE, lifetime=lifetime, **options)
@@ -61,6 +62,14 @@ def launch(config: PoolConfig) -> Launched:
         starter.kill()
         raise
     return Launched(dispatcher, starter)
+
+
+def _dispatcher_place(config: PoolConfig) -> Any:
+    """A script's pool ends with the script, so its dispatcher is best where nothing but the script's own node can take
+    it away. One that is meant to stay is placed by Ray."""
+    if config.detached:
+        return None
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 def find_members(name: str) -> Launched:

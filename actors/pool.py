@@ -21,7 +21,7 @@ from actors.request.options import request_options
 from actors.request.prompt import Prompt
 from actors.results import GenerationResult
 from actors.script.changes import GRACE_S, drain, keep, replace, scale
-from actors.script.front_actor import MAX_CONCURRENT_CALLS, FrontActor
+from actors.script.front_actor import end_front_actor, start_front_actor
 from actors.script.fronts import ScriptFronts
 from actors.script.loop_thread import LoopThread
 from actors.script.map import map_prompts
@@ -56,7 +56,7 @@ class Pool:
         self._owns_ray = owns_ray
         self._fronts = ScriptFronts(dispatcher)
         self._owns_front = front is None
-        self._front = _start_front(dispatcher) if front is None else front
+        self._front = start_front_actor(dispatcher) if front is None else front
         self._openness = Openness()
         self._orders = None if launched is None or config.detached else _follow_orders(self, launched)
         self.generate = RemoteGenerate(self._front, self._openness)
@@ -232,8 +232,14 @@ class Pool:
                 if self._orders is not None:
                     last_first.callback(self._orders.close)
                 if self._owns_front:
-                    last_first.callback(ray.kill, self._front)
+                    last_first.callback(end_front_actor, self._front)
+            last_first.callback(self._forget_front)
             last_first.callback(self._fronts.close)
+
+    def _forget_front(self) -> None:
+        """Its process goes with the last handle of it."""
+        self._front = None
+        self.generate.forget()
 
     def delete(self) -> None:
         """End a pool for everybody, a detached one too, in whatever state its workers are."""
@@ -267,12 +273,6 @@ class Pool:
 
 def _arrived(_: SameCluster, cls: type[Pool], config: PoolConfig, dispatcher: Any, front: Any) -> Pool:
     return cls(config, dispatcher, launched=None, owns_ray=False, front=front)
-
-
-def _start_front(dispatcher: Any) -> Any:
-    front: Any = ray.remote(FrontActor).options(num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS).remote(dispatcher)
-    front.open.remote()  # now, so that the first request does not wait for the process
-    return front
 
 
 def _follow_orders(owner: Pool, launched: Launched) -> LoopThread:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,6 +109,12 @@ def cluster_id() -> str | None:
     """The name of the cluster that this process is connected to, the same in all of its processes; None: there is no
     connection. Never connects: `ray.get_runtime_context` would, this one does not."""
     return get_runtime_context().get_session_name() if ray.is_initialized() else None
+
+
+def was_restarted() -> bool:
+    """Whether the actor that this process is of has had a process before."""
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # Ray calls something old of its own
+        return bool(get_runtime_context().was_current_actor_reconstructed)
 
 
 class RaySession:

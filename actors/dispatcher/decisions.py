@@ -9,8 +9,9 @@ import asyncio
 
 from actors.messages import Decision
 
-HEARTBEAT_S = 5.0
-"""A stream that has nothing to tell says so in this time, so that a front can tell it from one that is broken."""
+HEARTBEAT_S = 0.75
+"""A stream that has nothing to tell says so in this time, so that a front can tell it from one that is broken; and Ray
+tells a stream that its reader is gone only when it says something: a dead front's requests may wait on for so long."""
 
 
 class DecisionStream:

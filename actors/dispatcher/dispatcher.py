@@ -4,11 +4,17 @@ It sees numbers only, never text or tokens, so its cost grows with requests and 
 told again: after a crash Ray restarts it, workers report anew and fronts ask again for what is undecided. So whatever
 goes wrong inside it ends its process: a dispatcher whose books may be wrong, or whose clock stands still, is worse than
 one that begins anew.
+
+What comes back after a restart: requests that wait, in the order in which they first asked; what runs; tenants'
+weights, by whoever told them and tells them again (`weigh`); how much every worker has done in its present life. What
+begins anew: what tenants were served so far, so that all are equal again; learned lengths and speeds; and the counts of
+the scheduler and of restarts, as counters of a new process do.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
@@ -25,7 +31,7 @@ from actors.dispatcher.statistics import PoolStatistics, WorkerState
 from actors.dispatcher.watchdog import Watchdog
 from actors.errors import ConfigurationError
 from actors.messages import Admission, Decision, Release, Welcome
-from actors.ray_session import require_resources
+from actors.ray_session import require_resources, was_restarted
 from actors.scheduling.actions import Action, Probe, Refuse, Resync, Revoke, Start, StopWorker
 from actors.scheduling.config import SchedulerConfig
 from actors.scheduling.core import Scheduler
@@ -33,6 +39,7 @@ from actors.scheduling.events import (
     Cancelled,
     Event,
     FrontGone,
+    Settling,
     Submitted,
     TenantsWeighed,
     Tick,
@@ -41,6 +48,8 @@ from actors.scheduling.events import (
 from actors.supervisor import Supervisor, end_process
 
 TICK_S = 0.1
+SETTLE_S = 1.0
+"""After a restart, from when the first front is back: for the others, who try every 0.2 s, and for the workers."""
 
 
 class StartsWorkers(Protocol):
@@ -92,6 +101,8 @@ class Dispatcher:
             probe=self._watchdog.probe,
         )
         self._replacement = Replacement(self._members, self._slots, self._supervisor)
+        self._settles = was_restarted()
+        """No front has come back yet after a restart."""
         self._supervisor.start("ticks", self._tick(), on_end=end_process("The dispatcher's clock"))
         fewest, most = config.bounds
         if fewest != most:
@@ -127,6 +138,9 @@ class Dispatcher:
         When the stream of a front closes, for whatever reason, what it has waiting is given up. What runs goes on: the
         front is lost to the worker too, if it is lost, and the worker reports the end.
         """
+        if self._settles:
+            self._settles = False
+            self._handle(Settling(SETTLE_S))
         stream = self._streams.open(front_id)
         try:
             yield ()
@@ -210,6 +224,10 @@ class Dispatcher:
     async def debug_state(self) -> dict[str, int]:
         """Numbers for tests of what is left over."""
         return {"streams": len(self._streams), "tasks": len(self._supervisor)}
+
+    async def pid(self) -> int:
+        """The process of this life, for tests and chaos that end it."""
+        return os.getpid()
 
     async def break_links(self) -> int:
         """Break the links to all workers, as a network would; returns how many there were. For tests and chaos."""

@@ -224,6 +224,7 @@ class WorkerFollower:
 
     def _ready(self, news: WorkerReady) -> None:
         slot = self._slot
+        slot.count_life(news)
         if slot.worker_id == news.worker_id:  # it was never away: it says what it holds, as after a lost report
             whole = StepReport(
                 worker_id=news.worker_id,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from actors.dispatcher.statistics import WorkerState
-from actors.messages import LoadProgress, WorkerLimits
+from actors.messages import LoadProgress, WorkerLimits, WorkerReady
 
 
 class Slot:
@@ -33,6 +33,18 @@ class Slot:
         self.restarts = 0
         self.generated_tokens = 0
         self.finished_requests = 0
+        self._counted_life = ""
+        self._earlier = (0, 0)
+        """Generated tokens and finished requests of the lives before that one."""
+
+    def count_life(self, ready: WorkerReady) -> None:
+        """Take over what a worker has counted itself, while nobody listened."""
+        if ready.worker_id != self._counted_life:
+            self._counted_life = ready.worker_id
+            self._earlier = self.generated_tokens, self.finished_requests
+        earlier_tokens, earlier_requests = self._earlier
+        self.generated_tokens = earlier_tokens + ready.generated_tokens
+        self.finished_requests = earlier_requests + ready.finished_requests
 
     def state(self, active_jobs: int) -> WorkerState:
         progress = self.progress

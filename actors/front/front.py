@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from ray.exceptions import ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from actors.errors import EngineFailure, Overloaded, PoolClosed
 from actors.front.attempt_output import AttemptLost, AttemptOutput
@@ -242,7 +242,10 @@ class Front:
 
 
 async def _greet(dispatcher: Any, session: RaySession) -> Welcome:
-    """Greet a dispatcher, through a restart of it if need be."""
+    """Greet a dispatcher, through a restart of it if need be.
+
+    :raises PoolClosed: it is gone, or does not come back.
+    """
     deadline_s = time.monotonic() + GREETING_TIMEOUT_S
     while True:
         try:
@@ -251,6 +254,8 @@ async def _greet(dispatcher: Any, session: RaySession) -> Welcome:
             if time.monotonic() > deadline_s:
                 raise PoolClosed(f"The dispatcher did not come back within {GREETING_TIMEOUT_S:g} s.") from None
             await asyncio.sleep(RECONNECT_INTERVAL_S)
+        except ActorDiedError:
+            raise PoolClosed("The pool's dispatcher is gone; start the pool again.") from None
         else:
             return welcome
 

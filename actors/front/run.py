@@ -87,6 +87,7 @@ class Run:
             tenant=request.options.tenant,
             timeout_s=None if self.deadline_s is None else max(self.deadline_s - time.monotonic(), 1e-3),
             excluded_workers=self.excluded,
+            age_s=0.0 if self.attempt == 1 else time.monotonic() - self.started_at_s,
         )
 
     def generation_request(self, ticket: int, *, whole: bool) -> GenerationRequest:

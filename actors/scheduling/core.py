@@ -18,6 +18,7 @@ from actors.scheduling.events import (
     Event,
     FrontGone,
     Reported,
+    Settling,
     Submitted,
     TenantsWeighed,
     Tick,
@@ -44,6 +45,7 @@ _HANDLERS: dict[type[Any], Callable[[SchedulerState, Any], list[Action]]] = {
     Submitted: requests.on_submitted,
     Cancelled: requests.on_cancelled,
     FrontGone: requests.on_front_gone,
+    Settling: requests.on_settling,
     TenantsWeighed: requests.on_tenants_weighed,
     WorkerExpected: workers.on_expected,
     WorkerLost: workers.on_lost,
@@ -98,7 +100,7 @@ class Scheduler:
         # pressed back only when it was tried to start it, for then its wait for a worker is known.
         actions += refuse_expired(state)
         actions += start_matches(state)
-        if state.arrived is not None and state.arrived in state.queue and len(state.fleet):
+        if state.arrived is not None and state.arrived in state.queue and len(state.fleet) and not state.settling:
             actions += press_back(state, state.arrived)
         return actions
 

@@ -128,6 +128,14 @@ class TenantsWeighed:
 
 
 @dataclass(frozen=True, slots=True)
+class Settling:
+    """This scheduler follows one that was lost: in this time workers and fronts tell it what is true. Nothing is placed
+    before that is over, or whoever comes back first would go before all who have waited longer."""
+
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed. Deadlines, holds, silent workers, unconfirmed starts and unanswered resyncs are looked at; every
     100 ms or so is enough."""
@@ -146,5 +154,6 @@ Event = (
     | WorkerKept
     | Reported
     | TenantsWeighed
+    | Settling
     | Tick
 )

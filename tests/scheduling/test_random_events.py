@@ -33,6 +33,7 @@ from actors.scheduling.events import (
     Event,
     FrontGone,
     Reported,
+    Settling,
     Submitted,
     TenantsWeighed,
     Tick,
@@ -54,6 +55,8 @@ SLOTS = ("a", "b", "c")
 FRONTS = ("f", "g")
 LEASES_S = (25.0, 3000.0)
 """One that runs out although the attempt runs, if its reports are lost; one only where nobody acts on a start."""
+
+AGES_S = st.sampled_from([0.0, 0.5, 30.0])
 STALLS_S = (1.0, 20.0, 3000.0)
 CONFIG = SchedulerConfig(max_queued_requests=12, max_wait_s=120.0, max_batch_wait_s=240.0, seed=3)
 PAGES, BATCHES = (4, 12, 16), (1, 3, 8)
@@ -243,6 +246,7 @@ class RandomEvents(RuleBasedStateMachine):
                 {"max_new_tokens": -1},
                 {"attempt": 0},
                 {"timeout_s": -1.0},
+                {"age_s": -1.0},
                 {"page_hashes": (b"p", b"p")},
             ]
         )
@@ -288,7 +292,8 @@ class RandomEvents(RuleBasedStateMachine):
     def _next_attempt(self, front: Front, excluded: frozenset[str] = frozenset()) -> None:
         self._drop(front)
         asked = front.admission
-        front.admission = replace(asked, attempt=asked.attempt + 1, excluded_workers=asked.excluded_workers | excluded)
+        excluded |= asked.excluded_workers
+        front.admission = replace(asked, attempt=asked.attempt + 1, excluded_workers=excluded, age_s=self.now_s)
         front.state, front.worker = "waiting", None
 
     @precondition(lambda self: self._of("waiting", "placed"))
@@ -527,7 +532,9 @@ class RandomEvents(RuleBasedStateMachine):
         for worker in self.workers.values():
             self.handle(WorkerExpected(worker.slot))
         told: list[Event] = [worker.up(trial=data.draw(st.booleans())) for worker in self.workers.values()]
-        told += [Submitted(front.admission, front.front_id) for front in self._of("waiting")]
+        ages: dict[str, Any] = {"age_s": data.draw(AGES_S), "waited_s": data.draw(AGES_S)}
+        told += [Submitted(replace(front.admission, **ages), front.front_id) for front in self._of("waiting")]
+        told.append(Settling(data.draw(st.sampled_from([0.0, 0.05, 2.0]))))
         for event in data.draw(st.permutations(told)):
             self.handle(event)
 

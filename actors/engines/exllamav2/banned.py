@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from actors.engines.exllamav2.opening import Opening
 from actors.engines.text import Pieces, StopStrings, primed_decoder
+from actors.sampling import SamplingParams
 
 MAX_TRIES = 512
 """Tokens tried at one place before the job fails: its banned strings leave it nothing to say."""
@@ -161,6 +163,20 @@ class BannedStrings:
 
     def _end_of_text(self, decided: str) -> str:
         return decided[-self._context_characters :] if self._context_characters else ""
+
+
+def banned_strings_of(params: SamplingParams, pieces: Pieces, opening: Opening) -> BannedStrings | None:
+    """Those of one job, None if nothing is banned."""
+    if not params.banned_strings:
+        return None
+    return BannedStrings(
+        params.banned_strings,
+        pieces,
+        opening.prompt_ids,
+        skipped=opening.healed,
+        stops=params.stop,
+        decided_ids=opening.completion_ids,
+    )
 
 
 def _end_of(match: tuple[int, str]) -> int:

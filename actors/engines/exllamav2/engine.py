@@ -81,7 +81,7 @@ class ExLlamaV2Engine:
             grammar.use(mask)
             start()
 
-        wanted = loaded.grammars.want(*job.params.grammar, pool_job.opening.grammar_ids)
+        wanted = loaded.grammars.want(*job.params.grammar, job.completion_ids)
         self._waiting.add(job.job_id, wanted, start_under)
 
     def cancel(self, job_id: int) -> None:

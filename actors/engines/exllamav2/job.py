@@ -16,7 +16,7 @@ from exllamav2.generator import ExLlamaV2DynamicJob, ExLlamaV2Sampler
 
 from actors.engines.base import EngineJob
 from actors.engines.draws import Draws
-from actors.engines.exllamav2.banned import BannedStrings
+from actors.engines.exllamav2.banned import banned_strings_of
 from actors.engines.exllamav2.cut import cut_of
 from actors.engines.exllamav2.grammar_filter import GrammarFilter
 from actors.engines.exllamav2.logprobs import logprobs_of
@@ -83,7 +83,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         self.job_id = job.job_id
         self.params = params
         self.grammar = grammar
-        self.banned = self._banned_strings(pieces) if params.banned_strings else None
+        self.banned = banned_strings_of(params, pieces, opening)
         self._draws = None if is_greedy(params) else Draws(job.seed, opening.completion_ids)
         self.resumed_tokens = job.resumed_tokens
         self._max_sampled = job.resumed_tokens + job.max_new_tokens
@@ -101,17 +101,6 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         kept = self.cut is not None and self.cut.penalised
         self.memory = PenaltyMemory(opening.prompt_ids, opening.completion_ids, vocab_size, kept=kept)
         self._adjustment = LogitAdjustment(params)
-
-    def _banned_strings(self, pieces: Pieces) -> BannedStrings:
-        params, opening = self.params, self.opening
-        return BannedStrings(
-            params.banned_strings,
-            pieces,
-            opening.prompt_ids,
-            skipped=opening.healed,
-            stops=params.stop,
-            decided_ids=opening.completion_ids,
-        )
 
     @property
     def healed(self) -> bool:

@@ -30,11 +30,6 @@ class Opening:
         """Characters of the prompt that are still to be sampled."""
         return 0 if self.completion_ids else self.healed
 
-    @property
-    def grammar_ids(self) -> tuple[int, ...]:
-        """The completion's beginning as a grammar has it, which begins behind a healed token."""
-        return self.completion_ids[1:] if self.healed else self.completion_ids
-
 
 def opening_of(job: EngineJob, pieces: Pieces) -> Opening:
     prompt_ids = job.token_ids[: job.prompt_tokens]
