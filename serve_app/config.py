@@ -139,6 +139,8 @@ class ApiLimits:
     max_choices: int = 128
     default_timeout_s: float | None = None
     """Bound on the whole life of a request that names none; None: none."""
+    keepalive_s: float = 10.0
+    """The longest silence of a stream: well below the 30 to 60 s after which proxies end what says nothing."""
 
 
 class ServeConfig(LiveSettings):
