@@ -40,11 +40,9 @@ def launch(config: PoolConfig) -> Launched:
     :raises ConfigurationError: the name is taken, or the cluster cannot hold the workers.
     :raises ModelError: the model directory is unusable.
     """
-    engine = resolve_engine_name(config)
-    gpus = config.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if engine in GPU_ENGINES else 0.0
-    require_resources(cpus=config.workers * config.cpus_per_worker, gpus=config.workers * gpus)
+    resolve_engine_name(config)
+    cpus, gpus = needed_resources(config)
+    require_resources(cpus=config.workers * cpus, gpus=config.workers * gpus)
     _require_free_name(config.name)
     lifetime = "detached" if config.detached else None
     engine_config = EngineConfig(**{name: getattr(config, name) for name in EngineConfig.model_fields})
@@ -52,7 +50,7 @@ def launch(config: PoolConfig) -> Launched:
     workers: dict[str, Any] = {}
     try:
         for slot_name in (f"{SLOT_PREFIX}{index}" for index in range(config.workers)):
-            options = {"num_cpus": config.cpus_per_worker, "num_gpus": gpus, "max_restarts": config.max_restarts}
+            options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": config.max_restarts}
             workers[slot_name] = (
                 ray.remote(Worker)
                 .options(name=worker_name(config.name, slot_name), namespace=NAMESPACE, lifetime=lifetime, **options)
@@ -68,6 +66,17 @@ def launch(config: PoolConfig) -> Launched:
         kill_actors(workers.values())
         raise
     return Launched(dispatcher, tuple(workers.values()))
+
+
+def needed_resources(config: PoolConfig) -> tuple[float, float]:
+    """CPUs and GPUs that each worker claims from Ray.
+
+    :raises ModelError: the model directory is unusable.
+    """
+    gpus = config.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if resolve_engine_name(config) in GPU_ENGINES else 0.0
+    return config.cpus_per_worker, gpus
 
 
 def kill_actors(actors: Iterable[Any]) -> None:

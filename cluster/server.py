@@ -30,7 +30,7 @@ from serve_app.config import ListenConfig, ModelConfig, ServeConfig
 from serve_app.edge.keys_file import load_keys
 from serve_app.edge.proxy import use_in_proxies
 from serve_app.models.text import ModelText
-from serve_app.serving.pool_lease import holder_name
+from serve_app.serving.pool_names import holder_name
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ ASK_TIMEOUT_S = 30.0
 START_TIMEOUT_S = 120.0
 """Time that Serve itself has to start, and to take an application up."""
 CLOSE_TIMEOUT_S = 20.0
+DRAIN_S = 5.0
+"""Who interrupts the server does not wait longer for requests that run, whatever `drain_s` says of updates."""
 Progress = Callable[[tuple[WorkerState, ...]], None]
 
 
@@ -61,6 +63,7 @@ class OwnServer:
         own_listener = {
             "listen": ListenConfig(host=host, port=port),
             "fronts": config.fronts.model_copy(update={"max_replicas": replicas}),
+            "drain_s": min(config.drain_s, DRAIN_S),
         }
         self._config, self._host, self._port = config.model_copy(update=own_listener), host, port
         self._address, self._progress = address, progress
@@ -186,7 +189,7 @@ class OwnServer:
         found: list[WorkerState] = []
         for model in self._config.models:
             with contextlib.suppress(ValueError, RayActorError, RayTaskError, TimeoutError):
-                holder: Any = ray.get_actor(holder_name(APP_NAME, model.name), namespace=NAMESPACE)
+                holder: Any = ray.get_actor(holder_name(APP_NAME, model), namespace=NAMESPACE)
                 pool = ray.get(holder.pool.remote(), timeout=ASK_S)
                 found += ray.get(pool.dispatcher.progress.remote(-1), timeout=ASK_S)[1]
         return tuple(found)

@@ -54,10 +54,11 @@ class ModelConfig(PoolConfig):
         )
 
     def pool(self, life: str) -> PoolConfig:
-        """The configuration of its pool. `life` tells one life of the pool from the next: Ray frees names late."""
+        """The configuration of its pool, whose actors are found by name when whoever started them is gone. `life` tells
+        one life of the pool from the next: Ray frees names late."""
         stem = _NOT_IN_A_NAME.sub("-", self.name)[:_POOL_NAME_CHARACTERS]
         settings = {name: getattr(self, name) for name in PoolConfig.model_fields}
-        return PoolConfig(**{**settings, "name": f"{stem}.{life}"})
+        return PoolConfig(**{**settings, "name": f"{stem}.{life}", "detached": True})
 
 
 class LiveSettings(_Section):
