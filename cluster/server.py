@@ -26,7 +26,7 @@ from actors.ray_session import NAMESPACE, ensure_ray
 from actors.request.prompt import PromptEncoder
 from cluster.bounded import ClusterSilent, call_within
 from cluster.deploy_status import FAILED, cause
-from serve_app.config import ListenConfig, ModelConfig, ServeConfig
+from serve_app.config import ListenConfig, LiveSettings, ModelConfig, ServeConfig
 from serve_app.edge.keys_file import load_keys
 from serve_app.edge.proxy import use_in_proxies
 from serve_app.models.text import ModelText
@@ -221,7 +221,7 @@ def _refusal(url: str) -> str | None:
         return first_line(error)
 
 
-def check_exposure(config: ServeConfig, host: str) -> None:
+def check_exposure(config: LiveSettings, host: str) -> None:
     """Without keys nobody but this machine is served, unless that is what somebody wants.
 
     :raises ConfigurationError: the server would listen to others, and answer them.

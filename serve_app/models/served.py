@@ -107,10 +107,7 @@ class ServedModel:
 
     def _refuse(self) -> NoReturn:
         if self._failure is not None:
-            retry_after_s = OPENING_RETRY_S if isinstance(self._failure, NoHealthyWorker) else None
-            raise NoHealthyWorker(
-                f"The model {self.name!r} could not be loaded: {self._failure.message}", retry_after_s=retry_after_s
-            )
+            raise NoHealthyWorker(f"The model {self.name!r} could not be loaded: {self._failure.message}")
         raise NoHealthyWorker(f"The model {self.name!r} is being loaded.", retry_after_s=OPENING_RETRY_S)
 
     async def _open(self) -> None:

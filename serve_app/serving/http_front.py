@@ -70,6 +70,7 @@ class HttpFront:
             limits=config.api_limits,
             docs=config.docs,
             keys_file=lambda: self._keys.state,
+            refused_settings=lambda: self._keys.refused,
         )
         metrics.tell_of_keys_file(lambda: self._keys.status)
         api.add_route("/metrics", metrics.endpoint(self._ask_statistics), include_in_schema=False)

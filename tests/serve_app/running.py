@@ -49,7 +49,9 @@ class Running:
     def deploy(self, **settings: Any) -> None:
         """Start it, or bring it to other settings; returns when it runs."""
         self.config = serve_config(**(settings if "models" in settings else {**SETTINGS, **settings}))
-        serve.run(build_app(self.config), name=self.name, route_prefix=f"/{self.name}", logging_config={"log_level": "ERROR"})
+        serve.run(
+            build_app(self.config), name=self.name, route_prefix=f"/{self.name}", logging_config={"log_level": "ERROR"}
+        )
 
     def wait_ready(self) -> None:
         deadline_s = time.monotonic() + START_S

@@ -125,7 +125,7 @@ def test_a_pool_whose_owner_never_comes_back_ends(server: str, eventually: Event
 def test_a_pool_that_is_lost_is_started_anew(server: str, eventually: Eventually) -> None:
     with running("lost", server) as app:
         before = app.worker_ids()
-        ray.kill(app.holder())
+        ray.kill(app.dispatcher())
         eventually(lambda: _others(app, before), timeout_s=60.0)
         eventually(lambda: httpx.get(f"{app.url}/ready").status_code == 200, timeout_s=30.0)
         assert httpx.post(f"{app.url}/v1/completions", json=ask(3, stream=False)).status_code == 200
