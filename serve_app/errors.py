@@ -9,7 +9,15 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from actors.errors import ConfigurationError, ExlpoolError, InvalidRequest, ModelError, NoHealthyWorker, PoolClosed, WorkerDied
+from actors.errors import (
+    ConfigurationError,
+    ExlpoolError,
+    InvalidRequest,
+    ModelError,
+    NoHealthyWorker,
+    PoolClosed,
+    WorkerDied,
+)
 
 RETRIED_BY_CLIENTS = frozenset({408, 409, 429})
 """Statuses below 500 that stock clients try again unless told otherwise."""

@@ -80,7 +80,7 @@ async def test_settings_that_change_where_both_pools_fit(app: Running, port: int
         await asyncio.to_thread(app.deploy, **settings(port, name=OTHER_MODEL, workers=2))
         await load.answered(40)
     assert not load.wrong, load
-    assert len(app.worker_ids(OTHER_MODEL)) == 2
+    assert len(app.statistics(OTHER_MODEL).workers) == 2
 
 
 async def test_settings_that_change_where_one_pool_fits(app: Running, port: int) -> None:
