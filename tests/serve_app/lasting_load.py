@@ -22,7 +22,9 @@ class LastingLoad:
     """`async with LastingLoad(url) as load:` asks from entrance to exit, where every request that is under way is
     answered first. Every third client wants whole answers, the others streams."""
 
-    def __init__(self, url: str, *, clients: int = 6, tokens: int = 60, model: str = MODEL) -> None:
+    def __init__(self, url: str, *, clients: int = 6, tokens: int = 60, model: str = MODEL, once: bool = False) -> None:
+        """`once`: each client asks one thing only."""
+        self._once = once
         self._url, self._clients, self._tokens, self._model = url, clients, tokens, model
         self._numbers = itertools.count(10)
         self._stop = asyncio.Event()
@@ -64,6 +66,8 @@ class LastingLoad:
             if ended is not None:
                 self.wrong[ended] += 1
                 await asyncio.sleep(0.1)
+            if self._once:
+                return
 
     def _body(self, prompt: list[int], *, stream: bool) -> dict[str, Any]:
         return ask(self._tokens, stream=stream, prompt=prompt) | {"model": self._model}
