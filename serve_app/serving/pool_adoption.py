@@ -29,7 +29,7 @@ def find_running(config: ModelConfig, key: str) -> tuple[str, Launched] | None:
     for name in actors_of(config, key):
         with contextlib.suppress(PoolNotFound):  # the name is that of a worker
             members = find_members(name)
-            if len(members.workers) == config.workers and _answers(members):
+            if _answers(members):  # its dispatcher was started last, so the pool is whole
                 return name.rpartition("-")[2], members
     end_all(config, key)
     return None

@@ -104,7 +104,7 @@ async def _killed(site: Site, load: LastingLoad, part: str, times: int = 3) -> N
 
 async def rolled_back(site: Site, load: LastingLoad) -> None:
     """A change for which there is no room is taken back while the pool drains."""
-    alone = {"cpus_per_worker": ALONE_CPUS}
+    alone: dict[str, Any] = {"cpus_per_worker": ALONE_CPUS}
     change = asyncio.create_task(site.fails(simulated={"step_s": 0.021}, **alone))
     await asyncio.sleep(6.0)
     await site.deploy(**alone)
