@@ -30,7 +30,7 @@ from serve_app.config import ListenConfig, LiveSettings, ModelConfig, ServeConfi
 from serve_app.edge.keys_file import load_keys
 from serve_app.edge.proxy import use_in_proxies
 from serve_app.models.text import ModelText
-from serve_app.serving.pool_names import holder_name
+from serve_app.serving.pool_names import holder_name, holders_of
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +125,7 @@ class OwnServer:
             return
         with contextlib.suppress(ClusterSilent, RayError):  # a cluster that went away has taken it along
             call_within(CLOSE_TIMEOUT_S, "delete the application", lambda: serve.delete(APP_NAME))
+            call_within(CLOSE_TIMEOUT_S, "end its pools", _end_pools)
             if not self._status().applications:
                 call_within(CLOSE_TIMEOUT_S, "end Ray Serve", serve.shutdown)
 
@@ -193,6 +194,16 @@ class OwnServer:
                 pool = ray.get(holder.pool.remote(), timeout=ASK_S)
                 found += ray.get(pool.dispatcher.progress.remote(-1), timeout=ASK_S)[1]
         return tuple(found)
+
+
+def _end_pools() -> None:
+    """At once: a pool whose application was deleted would wait a while for an owner."""
+    deadline_s = time.monotonic() + CLOSE_TIMEOUT_S
+    while (holders := holders_of(APP_NAME)) and time.monotonic() < deadline_s:
+        for name in holders:
+            with contextlib.suppress(ValueError, RayError):  # it ends
+                ray.get(ray.get_actor(name, namespace=NAMESPACE).end.remote(), timeout=ASK_S)
+        time.sleep(POLL_S)  # a poll, bounded by the deadline above
 
 
 def _can_chat(model: ModelConfig) -> bool:

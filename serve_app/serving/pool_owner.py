@@ -8,6 +8,7 @@ first, since the new one needs its GPUs.
 
 import asyncio
 import logging
+import math
 import time
 
 from ray import serve
@@ -77,7 +78,7 @@ class PoolOwner:
             return
         if any(state.worker_id is not None for state in states):
             self._proven = pool.life
-        if all(state.failure is not None for state in states):
+        if states and all(state.failure is not None for state in states):
             if self._proven == pool.life:
                 await self._owned.end()
             raise NoHealthyWorker(f"All workers of {self._config.name} are lost: {states[0].failure}")
@@ -100,7 +101,7 @@ class PoolOwner:
             ) from None
 
     async def _until_all_ready(self, limit: asyncio.Timeout) -> None:
-        version, begun_at_s, loop = ANY_VERSION, time.monotonic(), asyncio.get_running_loop()
+        version, starved_at_s = ANY_VERSION, time.monotonic() + STARVED_S
         while True:
             pool = self._owned.pool
             if pool is None:
@@ -116,7 +117,7 @@ class PoolOwner:
                 if isinstance(error, RayError):
                     await asyncio.sleep(RETRY_S)
                 continue
-            if all(state.failure is not None for state in states):
+            if states and all(state.failure is not None for state in states):
                 await self._owned.give_up()  # nobody is to find it
             for state in states:
                 if state.failure is not None:
@@ -124,11 +125,11 @@ class PoolOwner:
             if all(state.worker_id is not None for state in states):
                 self._proven = pool.life
                 return
-            if time.monotonic() - begun_at_s > STARVED_S and await self._starves(states):
+            if time.monotonic() > starved_at_s and await self._starves(states):
+                starved_at_s = math.inf  # once is enough
                 limit.reschedule(None)
                 await self._make_room()
-                begun_at_s = time.monotonic()
-                limit.reschedule(loop.time() + self._config.start_timeout_s)
+                limit.reschedule(asyncio.get_running_loop().time() + self._config.start_timeout_s)
 
     async def _starves(self, states: tuple[WorkerState, ...]) -> bool:
         waiting = any(state.worker_id is None and state.loading is None for state in states)

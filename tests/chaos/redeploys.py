@@ -118,6 +118,14 @@ async def in_turn(site: Site, load: LastingLoad, *documents: dict[str, Any]) -> 
         await load.answered(SETTLED_REQUESTS)
 
 
+async def gave_way_in_vain(site: Site, load: LastingLoad) -> None:
+    """The pool that another one takes the place of comes back when that cannot be loaded."""
+    alone: dict[str, Any] = {"cpus_per_worker": ALONE_CPUS}
+    await site.deploy(**alone)
+    await site.fails(simulated={"fail_load": True}, **alone)
+    await load.answered(SETTLED_REQUESTS)
+
+
 async def wrong_settings(site: Site, load: LastingLoad) -> None:
     await site.deploy(user_config={"keys_file": "/no/such/keys.yaml"})
     await load.answered(SETTLED_REQUESTS)
@@ -151,6 +159,7 @@ def _steps() -> dict[str, Step]:
         "5 rolled back during a drain": rolled_back,
         "6 changed, room for both": lambda s, load: in_turn(s, load, {"workers": 3}),
         "6 changed, room for one": lambda s, load: in_turn(s, load, alone, {"simulated": {"step_s": 0.021}, **alone}),
+        "6 changed, room for one, in vain": gave_way_in_vain,
         "7 user_config and back": lambda s, load: in_turn(s, load, {"user_config": {"max_headers": 50}}, {}),
         "9 keeper killed, 3 times": lambda site, load: _killed(site, load, "PoolHolder"),
         "same file twice": lambda s, load: in_turn(s, load, {}, {}),
