@@ -9,12 +9,12 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from actors.errors import ConfigurationError, ExlpoolError, InvalidRequest, ModelError, WorkerDied
+from actors.errors import ConfigurationError, ExlpoolError, InvalidRequest, ModelError
 
 RETRIED_BY_CLIENTS = frozenset({408, 409, 429})
 """Statuses below 500 that stock clients try again unless told otherwise."""
 MIN_RETRY_AFTER_S = 0.001
-_NO_RETRY = (ConfigurationError, ModelError, WorkerDied)
+_NO_RETRY = (ConfigurationError, ModelError)
 
 
 class ModelNotFound(InvalidRequest):

@@ -132,7 +132,7 @@ class WorkerFollower:
                     await asyncio.sleep(RECONNECT_INTERVAL_S)
                     continue
                 reason = cause
-            await self._lost(reason)
+            await self.lose(reason)
             return
 
     async def _read(self) -> None:
@@ -227,6 +227,7 @@ class WorkerFollower:
 
     def _ready(self, news: WorkerReady) -> None:
         slot = self._slot
+        slot.count_life(news)
         if slot.worker_id == news.worker_id:  # it was never away: it says what it holds, as after a lost report
             whole = StepReport(
                 worker_id=news.worker_id,
@@ -277,15 +278,20 @@ class WorkerFollower:
         self._handle_event(WorkerDown(slot.worker_id, reason))
         slot.worker_id = None
         slot.restarts += 1
-        self._handle_event(WorkerExpected(slot.name))
+        if not slot.leaving:
+            self._handle_event(WorkerExpected(slot.name))
         await self._slots.announce()
 
-    async def _lost(self, reason: Exception) -> None:
+    async def lose(self, reason: Exception) -> None:
+        """There will be no worker in the slot any more, as it was wished or not."""
         slot = self._slot
-        logger.error("Worker %s is lost: %s", slot.name, reason)
-        if slot.worker_id is not None:
+        if slot.leaving:
+            logger.info("Worker %s has left the pool", slot.name)
+        else:
+            logger.error("Worker %s is lost: %s", slot.name, reason)
+        if slot.worker_id is not None and not slot.leaving:
             self._handle_event(WorkerDown(slot.worker_id, str(reason)))
-        slot.worker_id, slot.limits, slot.failure = None, None, reason
+        slot.worker_id, slot.limits, slot.failure = None, None, slot.failure or reason
         self._handle_event(WorkerLost(slot.name, str(reason)))
         await self._slots.announce()
 

@@ -45,9 +45,10 @@ class FrontGone:
 @dataclass(frozen=True, slots=True)
 class WorkerExpected:
     """A worker of this slot is starting or restarting: requests may wait for it. Ends with its `WorkerUp` or with
-    `WorkerLost`."""
+    `WorkerLost`. `limits` are those that it is likely to have; None: those of the last one there, if there was one."""
 
     slot_name: str
+    limits: WorkerLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,18 @@ class WorkerSuspected:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDraining:
-    """A worker is to be emptied: place nothing there any more; `StopWorker` follows when it is empty."""
+    """A worker is to be emptied: place nothing there any more; `StopWorker` follows when it is empty.
+
+    What still runs there after `grace_s` (None: however long it takes) loses its place, to go on elsewhere, if there is
+    or will be a worker for it. Told again, only the grace begins anew."""
+
+    worker_id: str
+    grace_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerKept:
+    """A worker is not to be emptied after all. Too late once it was to be stopped."""
 
     worker_id: str
 
@@ -113,6 +125,14 @@ class TenantsWeighed:
     """From now on tenants have these weights; those that are not named have 1."""
 
     weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """This scheduler follows one that was lost: in this time workers and fronts tell it what is true. Nothing is placed
+    before that is over, or whoever comes back first would go before all who have waited longer."""
+
+    duration_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +151,9 @@ Event = (
     | WorkerDown
     | WorkerSuspected
     | WorkerDraining
+    | WorkerKept
     | Reported
     | TenantsWeighed
+    | Settling
     | Tick
 )

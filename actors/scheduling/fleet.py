@@ -122,6 +122,13 @@ class Fleet:
         self._forget_limits(worker)
         self.changed(worker)
 
+    def keep(self, worker: Worker) -> None:
+        """A worker that was being emptied may be used again."""
+        worker.status = WorkerStatus.UP
+        self.draining.remove(worker)
+        self._limits[worker.limits] += 1
+        self.changed(worker)
+
     def _forget_limits(self, worker: Worker) -> None:
         self._limits[worker.limits] -= 1
         if not self._limits[worker.limits]:

@@ -47,6 +47,8 @@ class Request:
     """Output that is expected of it."""
     work: float
     """Worker-seconds that it will take, as a share of a mean worker: what a queue of such requests adds to a wait."""
+    asked_s: float = 0.0
+    """When it first asked for a place, at whatever attempt, and of whatever dispatcher: the order among equals."""
     front_id: str = ""
     """Who asked, and is to be told. Empty: nobody yet, its worker ran it before this scheduler knew of it."""
     state: RequestState = RequestState.QUEUED
@@ -56,8 +58,9 @@ class Request:
     # While it waits.
     overtakers: int = 0
     """Foreground requests that had ever been started when it arrived: later ones go before class batch."""
-    place: int = 0
-    """Its place among the requests of its class, apart from what tenants were served: the lowest is first."""
+    place: tuple[float, int] = (0.0, 0)
+    """Its place among the requests of its class, apart from what tenants were served: the lowest is first. By the time
+    at which it first asked, and among those of one moment by arrival."""
     looked_at: int = 0
     """The round of placement that saw it last."""
     due: bool = False
@@ -137,6 +140,8 @@ class Worker:
     """When it was last asked whether it lives; None: it has been heard of since."""
     resync_asked_s: float | None = None
     """When it was last asked for the whole truth; None: it owes none."""
+    moves_at_s: float = math.inf
+    """While it is being emptied: when what it still runs goes elsewhere."""
     stop_asked: bool = False
     outstanding_tokens: int = 0
     pending_prefill_tokens: int = 0

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from actors.messages import StepOutput
 from actors.worker.output_columns import OutputColumns
 
-HEARTBEAT_S = 2.0
+HEARTBEAT_S = 0.75
 """A stream that has nothing to tell says so in this time. Its reader can tell it from one that is broken; and Ray tells
-a stream that its reader is gone only when it says something."""
+a stream that its reader is gone only when it says something, so this is how long a dead front's jobs may go on."""
 
 
 class OutputStream:

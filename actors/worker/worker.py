@@ -144,6 +144,7 @@ class Worker:
 
     def _deliver(self, news: StepNews) -> None:
         self._streams.put(news.outputs)
+        self._reports.add(news)
         if news.truth is not None and self._ready_wanted:
             self._ready_wanted = False
             self._reports.clear()  # the truth has it all, and counts as a report itself
@@ -155,9 +156,9 @@ class Worker:
                 resident_pages=news.truth.resident_pages,
                 sequence=self._reports.sequence,
                 running=news.truth.running,
+                generated_tokens=self._reports.generated_tokens,
+                finished_requests=self._reports.finished_requests,
             )
-        else:
-            self._reports.add(news)
         self._changed.set()
 
     # Fronts.

@@ -122,7 +122,10 @@ class PoolHolder:
             await asyncio.sleep(IDLE_POLL_S)
 
     async def _launch(self) -> None:
-        self._launched.set_result(await asyncio.to_thread(launch, self._config.pool(self._life)))
+        launched = await asyncio.to_thread(launch, self._config.pool(self._life))
+        self._launched.set_result(launched)
+        orders = launched.starter.follow_orders
+        self._tasks.keep("starting workers on orders", lambda: orders(launched.dispatcher), pause_s=BEAT_S)
 
     def _launching_ended(self, failure: BaseException | None) -> None:
         """Whoever waits for the pool is told; the holder then ends with its last lease, or for want of a first."""

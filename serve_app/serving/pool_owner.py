@@ -49,7 +49,7 @@ class PoolOwner:
         except RayError as error:  # a restart takes a moment, and running requests go on without a dispatcher
             logger.warning("The dispatcher of %s does not answer: %s", self._config.name, first_line(error))
             return
-        if all(state.failure is not None for state in states):
+        if states and all(state.failure is not None for state in states):
             raise NoHealthyWorker(f"All workers of {self._config.name} are lost: {states[0].failure}")
 
     async def __del__(self) -> None:

@@ -85,8 +85,9 @@ class FakeWorker:
 class Rig:
     def __init__(self) -> None:
         self.worker = FakeWorker()
-        self.slots = Slots({"slot": self.worker})
-        (self.slot,) = self.slots
+        self.slots = Slots()
+        self.slot = self.slots.add("slot")
+        self.slot.handle = self.worker
         self.events: list[Event] = []
         self.probed: list[str] = []
         self.follower = WorkerFollower(

@@ -41,7 +41,8 @@ class _Rig:
     def __init__(self, **simulated: Any) -> None:
         config = EngineConfig(engine="simulated", simulated=simulated)
         self.worker: Any = ray.remote(Worker).options(num_cpus=0).remote("slot", config)
-        self.slot = Slot("slot", self.worker)
+        self.slot = Slot("slot")
+        self.slot.handle = self.worker
         self.supervisor = Supervisor("test")
         self.ended: list[tuple[str, str]] = []
         self.watchdog = Watchdog(self.supervisor, STALL_S, self._ended)
