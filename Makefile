@@ -10,7 +10,7 @@ PROMPTS ?= cluster/examples/prompts.txt
 export FUZZ_SECONDS ?= 600
 FUZZERS := fuzz-properties fuzz-cpu_engine fuzz-exllamav2_stand_in fuzz-scheduler fuzz-grammars fuzz-keys_files
 
-.PHONY: run serve test test-logic test-clusters fuzz $(FUZZERS) soak lint bench clean
+.PHONY: run serve test test-logic test-clusters fuzz $(FUZZERS) soak chaos lint bench clean
 
 run: $(RUN_STAMP)  ## a pool of two workers writes a file of completions, then leaves nothing running
 	$(BIN)/exlpool run $(PROMPTS) --workers $(WORKERS) --temperature 0.7
@@ -45,6 +45,9 @@ $(filter-out fuzz-properties,$(FUZZERS)): fuzz-%: $(DEV_STAMP)
 
 soak: $(DEV_STAMP)  ## a pool under load while it is broken, for SOAK_MINUTES=30; see tests/soak
 	$(BIN)/python -m tests.soak
+
+chaos: $(DEV_STAMP)  ## a served pool whose processes are killed, for CHAOS_MINUTES=5; see tests/chaos
+	$(BIN)/python -m tests.chaos
 
 lint: $(DEV_STAMP)  ## ruff, mypy strict, the import rules
 	$(BIN)/ruff check .

@@ -48,6 +48,7 @@ class SimulatedOptions(_Section):
     fail_load: bool = Field(False, description="raise when the model is loaded")
     fail_reset: bool = Field(False, description="raise when the engine is reset after a failed step")
     fail_close: bool = Field(False, description="raise when the engine is closed")
+    own_process: bool = Field(False, description="run in a process of its own, as ExLlamaV2 does")
     stamp_text: bool = Field(
         False, description="every token's text is the time.monotonic() of its step, for benchmarks"
     )
@@ -92,15 +93,24 @@ class PoolConfig(EngineConfig):
     """A pool: its engine, its workers, and how much may wait."""
 
     name: str = "default"
-    workers: int = Field(1, ge=1, le=1024)
+    workers: int = Field(1, ge=1, le=1024, description="to start with")
+    min_workers: int | None = Field(
+        None, ge=0, le=1024, description="what an idle pool shrinks to; none: `workers`; 0: all of them are given back"
+    )
+    max_workers: int | None = Field(None, ge=1, le=1024, description="what a busy pool grows to; none: `workers`")
+    scale_up_wait_s: float = Field(5.0, gt=0.0, description="estimated wait beyond which the pool grows")
+    scale_down_after_s: float = Field(300.0, gt=0.0, description="idle time after which a worker is given back")
     cpus_per_worker: float = Field(1.0, ge=0.0)
     gpus_per_worker: float | None = Field(None, ge=0.0, description="none: 1 for a GPU engine, else 0")
     policy: PolicyName = "cost"
     max_queued_requests: int = Field(4096, ge=1, description="waiting requests beyond which the pool refuses")
     max_wait_s: float = Field(600.0, gt=0.0, description="estimated wait beyond which the pool refuses")
     default_max_new_tokens: int = Field(256, ge=1)
-    max_restarts: int = Field(16, ge=-1, description="of one worker; -1: without end")
-    stall_timeout_s: float = Field(60.0, gt=0.0, description="a step that takes longer hangs: its worker is restarted")
+    max_restarts: int = Field(-1, ge=-1, description="of one worker, in all its time; -1: without end")
+    max_restart_pause_s: float = Field(
+        60.0, ge=0.0, description="a worker that dies again and again waits 1, 2, 4 ... s before it starts, up to this"
+    )
+    stall_timeout_s: float = Field(30.0, gt=0.0, description="a step that takes longer hangs: its worker is restarted")
     start_timeout_s: float = Field(600.0, gt=0.0)
     detached: bool = Field(False, description="outlive the script that started the pool")
     event_log: Path | None = Field(
@@ -119,6 +129,21 @@ class PoolConfig(EngineConfig):
     def _absolute(cls, path: Path | None) -> Path | None:
         """Actors have another working directory than the script."""
         return None if path is None else path.expanduser().absolute()
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most workers between which the pool scales by itself; equal: it does not."""
+        return (
+            self.workers if self.min_workers is None else self.min_workers,
+            self.workers if self.max_workers is None else self.max_workers,
+        )
+
+    @model_validator(mode="after")
+    def _workers_in_order(self) -> Self:
+        fewest, most = self.bounds
+        if not fewest <= self.workers <= most:
+            raise ValueError(f"workers is from min_workers, {fewest}, to max_workers, {most}, not {self.workers}")
+        return self
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:

@@ -77,9 +77,8 @@ class RequestCancelled(ExlpoolError):
 
 
 class WorkerDied(ExlpoolError):
-    """The worker died after it had begun to emit this request's tokens."""
+    """Workers died while they had this request, one after the other: it is taken for the cause, and given up."""
 
-    status = 503
     code = "worker_died"
 
 

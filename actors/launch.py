@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
-from ray.util import list_named_actors
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.builtin_model import builtin_model_path
-from actors.config import EngineConfig, PoolConfig
+from actors.config import PoolConfig
 from actors.dispatcher.dispatcher import Dispatcher
-from actors.engines.registry import resolve_engine_name
 from actors.errors import ConfigurationError, PoolNotFound
-from actors.ray_session import NAMESPACE, require_resources, worker_name
-from actors.worker.worker import Worker
-
-GPU_ENGINES = frozenset({"exllamav2"})
-SLOT_PREFIX = "worker-"
+from actors.ray_session import NAMESPACE, SLOT_PREFIX, require_resources
+from actors.worker_starter import WorkerStarter, kill_actors, resources_of_worker
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """The actors of a pool; `kill` ends their processes at once."""
+    """The actors of a pool; `kill` ends their processes at once.
+
+    Unless the pool is detached, whoever launched it runs `starter.follow_orders(dispatcher)` for as long as it lives.
+    """
 
     dispatcher: Any
-    workers: tuple[Any, ...]
+    starter: WorkerStarter
+
+    @property
+    def workers(self) -> tuple[Any, ...]:
+        return self.starter.workers
 
     def kill(self) -> None:
-        kill_actors((self.dispatcher, *self.workers))
+        self.starter.close()
+        kill_actors([self.dispatcher])  # first, since that of a detached pool starts workers itself
+        self.starter.kill()
 
 
 def launch(config: PoolConfig) -> Launched:
@@ -40,50 +42,34 @@ def launch(config: PoolConfig) -> Launched:
     :raises ConfigurationError: the name is taken, or the cluster cannot hold the workers.
     :raises ModelError: the model directory is unusable.
     """
-    resolve_engine_name(config)
-    cpus, gpus = needed_resources(config)
+    cpus, gpus = resources_of_worker(config)
     require_resources(cpus=config.workers * cpus, gpus=config.workers * gpus)
     _require_free_name(config.name)
     lifetime = "detached" if config.detached else None
-    engine_config = EngineConfig(**{name: getattr(config, name) for name in EngineConfig.model_fields})
     model_dir = str(config.model or builtin_model_path())
-    workers: dict[str, Any] = {}
+    starter = WorkerStarter(config.name, lifetime)
+    slot_names = tuple(f"{SLOT_PREFIX}{index}" for index in range(config.workers))
     try:
-        for slot_name in (f"{SLOT_PREFIX}{index}" for index in range(config.workers)):
-            options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": config.max_restarts}
-            workers[slot_name] = (
-                ray.remote(Worker)
-                .options(name=worker_name(config.name, slot_name), namespace=NAMESPACE, lifetime=lifetime, **options)
-                .remote(slot_name, engine_config)
-            )
-        options = {"num_cpus": 0, "max_restarts": -1}
+        for slot_name in slot_names:
+            starter.start(slot_name, config)
+        options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": _dispatcher_place(config)}
         dispatcher = (
             ray.remote(Dispatcher)
             .options(name=config.name, namespace=NAMESPACE, lifetime=lifetime, **options)
-            .remote(config, model_dir, tuple(workers))
+            .remote(config, model_dir, slot_names, (cpus, gpus), starter if config.detached else None)
         )
     except BaseException:
-        kill_actors(workers.values())
+        starter.kill()
         raise
-    return Launched(dispatcher, tuple(workers.values()))
+    return Launched(dispatcher, starter)
 
 
-def needed_resources(config: PoolConfig) -> tuple[float, float]:
-    """CPUs and GPUs that each worker claims from Ray.
-
-    :raises ModelError: the model directory is unusable.
-    """
-    gpus = config.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if resolve_engine_name(config) in GPU_ENGINES else 0.0
-    return config.cpus_per_worker, gpus
-
-
-def kill_actors(actors: Iterable[Any]) -> None:
-    """End every one of them, whatever becomes of the others."""
-    for actor in actors:
-        with suppress(RayError, ValueError):  # it is gone already, or so is the cluster
-            ray.kill(actor)
+def _dispatcher_place(config: PoolConfig) -> Any:
+    """A script's pool ends with the script, so its dispatcher is best where nothing but the script's own node can take
+    it away. One that is meant to stay is placed by Ray."""
+    if config.detached:
+        return None
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 def find_members(name: str) -> Launched:
@@ -95,13 +81,9 @@ def find_members(name: str) -> Launched:
         dispatcher = ray.get_actor(name, namespace=NAMESPACE)
     except ValueError:
         raise PoolNotFound(f"No pool named {name!r} runs on this cluster.") from None
-    workers = []
-    for entry in list_named_actors(all_namespaces=True):
-        pool, _, slot_name = entry["name"].rpartition(".")
-        if entry["namespace"] == NAMESPACE and pool == name and slot_name.startswith(SLOT_PREFIX):
-            with suppress(ValueError):  # it ended meanwhile
-                workers.append(ray.get_actor(entry["name"], namespace=NAMESPACE))
-    return Launched(dispatcher, tuple(workers))
+    starter = WorkerStarter(name, None)
+    starter.find_all()
+    return Launched(dispatcher, starter)
 
 
 def _require_free_name(name: str) -> None:

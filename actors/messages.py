@@ -12,7 +12,7 @@ The links and their messages (see each class). Whoever offers a stream says `Lis
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -25,8 +25,12 @@ class Admission:
     """A request as the dispatcher sees it: numbers only, never text.
 
     `request_id` stays for the life of the request; `attempt` counts its placements from 1. `page_hashes` are those of
-    the prompt's full pages (`actors.paging.hashes.page_hashes`). `timeout_s` is what is left of the request's own time
-    limit. `excluded_workers` have failed this request before.
+    the prompt's full pages (`actors.paging.hashes.page_hashes`). `timeout_s` is what was left of the request's own time
+    limit when this attempt first asked. `excluded_workers` have failed this request before.
+
+    Two ages, of what is told late. `age_s`: since the request first asked for a place, at attempt 1; 0 where that is
+    now. It keeps its place in the queue by it. `waited_s`: for so long this attempt has waited for a place already,
+    with a dispatcher that was lost. Both grow while nothing else changes, so they do not tell admissions apart.
     """
 
     request_id: str
@@ -38,6 +42,8 @@ class Admission:
     tenant: str = ""
     timeout_s: float | None = None
     excluded_workers: frozenset[str] = frozenset()
+    age_s: float = field(default=0.0, compare=False)
+    waited_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +86,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """The place of an attempt is taken back. Its front gives the attempt up, unless it is over, and may ask again."""
+    """The place of an attempt is taken back. Its front gives the attempt up, unless it is over, and may ask again.
+
+    `moved`: its worker is well and is being emptied, so the request goes on elsewhere, and is not to blame for this."""
 
     request_id: str
     attempt: int
     reason: str
+    moved: bool = False
 
 
 Decision = Grant | Refusal | Revocation
@@ -92,8 +101,11 @@ Decision = Grant | Refusal | Revocation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """What a front learns when it greets the dispatcher: `workers` maps slot names to actor handles, for good."""
+    """What a front learns when it greets the dispatcher: `workers` maps slot names to actor handles, for good.
 
+    Workers that come later are found by their names in `pool`."""
+
+    pool: str = ""
     workers: Mapping[str, Any]
     limits: tuple[WorkerLimits, ...]
     model_dir: str
@@ -260,13 +272,15 @@ class RunningAttempt:
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
     """A worker can generate. `sequence` is that of its last report, `resident_pages` its cache at that moment, and
-    `running` what it holds already when a new dispatcher listens."""
+    `running` what it holds already when a new dispatcher listens. The totals are of its life so far."""
 
     worker_id: str
     limits: WorkerLimits
     resident_pages: frozenset[bytes]
     sequence: int
     running: tuple[RunningAttempt, ...] = ()
+    generated_tokens: int = 0
+    finished_requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from copy import copy
@@ -16,28 +14,26 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 
 from actors.config import PoolConfig, pool_config
 from actors.dispatcher.statistics import PoolStatistics, WorkerState
-from actors.errors import ConfigurationError, ExlpoolError, NoHealthyWorker, PoolClosed, PoolNotFound, first_line
+from actors.errors import ConfigurationError, ExlpoolError, NoHealthyWorker, PoolClosed, PoolNotFound
 from actors.launch import Launched, find_members, launch
-from actors.ray_failures import plain_reason
 from actors.ray_session import NAMESPACE, ensure_ray
 from actors.request.options import request_options
 from actors.request.prompt import Prompt
 from actors.results import GenerationResult
-from actors.script.front_actor import MAX_CONCURRENT_CALLS, FrontActor
+from actors.script.changes import GRACE_S, drain, keep, replace, scale
+from actors.script.front_actor import end_front_actor, start_front_actor
 from actors.script.fronts import ScriptFronts
 from actors.script.map import map_prompts
 from actors.script.openness import Openness
 from actors.script.remote_generate import RemoteGenerate
 from actors.script.sending import SameCluster
+from actors.script.starting import ProgressCallback, follow_orders, wait_until_ready
 from actors.script.text_stream import TextStream
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 CLOSE_TIMEOUT_S = 15.0
 RETRY_AFTER_S = 2.0
-ProgressCallback = Callable[[tuple[WorkerState, ...]], None]
 
 
 class Pool:
@@ -59,8 +55,11 @@ class Pool:
         self._owns_ray = owns_ray
         self._fronts = ScriptFronts(dispatcher)
         self._owns_front = front is None
-        self._front = _start_front(dispatcher) if front is None else front
+        self._front = start_front_actor(dispatcher) if front is None else front
         self._openness = Openness()
+        self._orders = (
+            None if launched is None or config.detached else follow_orders(self, launched.dispatcher, launched.starter)
+        )
         self.generate = RemoteGenerate(self._front, self._openness)
 
     @classmethod
@@ -91,7 +90,7 @@ class Pool:
         try:
             launched = launch(config)
             try:
-                _wait_until_ready(launched.dispatcher, config, progress)
+                wait_until_ready(launched.dispatcher, config, progress)
                 return cls(config, launched.dispatcher, launched=launched, owns_ray=owns_ray)
             except BaseException:
                 launched.kill()
@@ -146,7 +145,7 @@ class Pool:
         """
         self._openness.require()
         if window is None:
-            window = 4 * self.config.workers * self.config.max_batch_size
+            window = 4 * max(self.config.bounds) * self.config.max_batch_size
         if window < 1:
             raise ConfigurationError("window is at least 1.", param="window")
         chosen = request_options(**options)
@@ -171,6 +170,51 @@ class Pool:
         lines: tuple[str, ...] = _answer(self._dispatcher.story.remote(request_id))
         return lines
 
+    def workers(self) -> tuple[WorkerState, ...]:
+        """Every worker: its `state` ("up", "starting", "draining", "lost"), what it has done and what it can take."""
+        return self.statistics().workers
+
+    def scale(self, workers: int, *, grace_s: float | None = GRACE_S, wait: bool = True) -> None:
+        """Have so many workers from now on. No request fails: what runs on a worker that leaves ends there or, after
+        `grace_s` (None: however long it takes), goes on elsewhere. Waits until it is done, or leaves it to the pool.
+
+        :raises ConfigurationError: there may not be so many, or so few, or the cluster cannot hold them.
+        :raises ModelError: a further worker cannot be loaded.
+        """
+        self._openness.require()
+        scale(self._dispatcher, self.config, workers, grace_s, wait=wait)
+
+    def drain(
+        self, worker: str, *, grace_s: float | None = GRACE_S, restart: bool = False, wait: bool = True
+    ) -> str | None:
+        """Take a worker (its slot's name, or its id) out of the pool, as in `scale`. With `restart` a new one takes its
+        place when it is gone; the name of its slot is returned.
+
+        :raises ConfigurationError: there is no such worker, or it is the last one.
+        :raises ModelError: the new one cannot be loaded.
+        """
+        self._openness.require()
+        return drain(self._dispatcher, self.config, worker, grace_s, restart=restart, wait=wait)
+
+    def keep(self, worker: str) -> None:
+        """Call off that a worker leaves the pool: it is used again.
+
+        :raises ConfigurationError: it is too late, or another one is to take its place.
+        """
+        self._openness.require()
+        keep(self._dispatcher, worker)
+
+    def replace(self, *, grace_s: float | None = GRACE_S, wait: bool = True, **settings: Any) -> None:
+        """Roll other settings of the engine (fields of `EngineConfig`, such as `model`) over the workers, one after the
+        other, as in `drain`; without settings all are started anew. Prompts stay valid: another tokenizer, a smaller
+        context or fewer pages are refused, and where a new worker shows that, or cannot be loaded, all is taken back.
+
+        :raises ConfigurationError: a setting is wrong or was taken back, in one sentence.
+        :raises ModelError: the model directory is unusable.
+        """
+        self._openness.require()
+        replace(self._dispatcher, settings, grace_s, wait=wait)
+
     def close(self) -> None:
         """End what this object started: the workers too if it started them and they are not detached. Safe to call
         twice. Every part is ended whatever becomes of the others.
@@ -186,14 +230,22 @@ class Pool:
                     last_first.callback(ray.shutdown)
                 if self._launched is not None and not self.config.detached:
                     last_first.callback(_stop, self._launched)
+                if self._orders is not None:
+                    last_first.callback(self._orders.close)
                 if self._owns_front:
-                    last_first.callback(ray.kill, self._front)
+                    last_first.callback(end_front_actor, self._front)
+            last_first.callback(self._forget_front)
             last_first.callback(self._fronts.close)
+
+    def _forget_front(self) -> None:
+        """Its process goes with the last handle of it."""
+        self._front = None
+        self.generate.forget()
 
     def delete(self) -> None:
         """End a pool for everybody, a detached one too, in whatever state its workers are."""
         self._openness.require()
-        members = self._launched or find_members(self.config.name)
+        members = find_members(self.config.name) if self._launched is None or self.config.detached else self._launched
         self._launched = None
         try:
             _stop(members)
@@ -224,12 +276,6 @@ def _arrived(_: SameCluster, cls: type[Pool], config: PoolConfig, dispatcher: An
     return cls(config, dispatcher, launched=None, owns_ray=False, front=front)
 
 
-def _start_front(dispatcher: Any) -> Any:
-    front: Any = ray.remote(FrontActor).options(num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS).remote(dispatcher)
-    front.open.remote()  # now, so that the first request does not wait for the process
-    return front
-
-
 def _answer(reference: ray.ObjectRef[T]) -> T:
     """What the dispatcher says.
 
@@ -250,32 +296,7 @@ def _config_of(dispatcher: Any) -> PoolConfig:
 
 
 def _stop(members: Launched) -> None:
+    members.starter.close()
     with suppress(RayError):  # it is killed next, whatever state it is in
         ray.get(members.dispatcher.close.remote(), timeout=CLOSE_TIMEOUT_S)
     members.kill()
-
-
-def _wait_until_ready(dispatcher: Any, config: PoolConfig, progress: ProgressCallback | None) -> None:
-    """:raises ExlpoolError: a worker could not be loaded, or not in time."""
-    deadline_s = time.monotonic() + config.start_timeout_s
-    version = -1
-    while True:
-        remaining_s = max(deadline_s - time.monotonic(), 0.0)
-        try:
-            version, states = ray.get(dispatcher.progress.remote(version), timeout=remaining_s)
-        except GetTimeoutError:
-            raise ConfigurationError(
-                f"The workers were not ready within {config.start_timeout_s:g} s: the cluster may be busy with "
-                "others, or `start_timeout_s` too short for this model.",
-                param="start_timeout_s",
-            ) from None
-        except RayError as error:
-            logger.error("The workers cannot be followed while they load: %s", first_line(error))
-            raise PoolClosed(f"The pool was lost while its workers loaded: {plain_reason(error)}.") from None
-        if progress is not None:
-            progress(states)
-        for state in states:
-            if state.failure is not None:
-                raise state.failure
-        if all(state.worker_id is not None for state in states):
-            return

@@ -56,9 +56,13 @@ class ModelConfig(PoolConfig):
     def pool(self, life: str) -> PoolConfig:
         """The configuration of its pool, whose actors are found by name when whoever started them is gone. `life` tells
         one life of the pool from the next: Ray frees names late."""
-        stem = _NOT_IN_A_NAME.sub("-", self.name)[:_POOL_NAME_CHARACTERS]
         settings = {name: getattr(self, name) for name in PoolConfig.model_fields}
-        return PoolConfig(**{**settings, "name": f"{stem}.{life}", "detached": True})
+        return PoolConfig(**{**settings, "name": f"{pool_stem(self.name)}.{life}", "detached": True})
+
+
+def pool_stem(model_name: str) -> str:
+    """What the name of a served model's pool begins with; a mark of the pool's life follows."""
+    return _NOT_IN_A_NAME.sub("-", model_name)[:_POOL_NAME_CHARACTERS]
 
 
 class LiveSettings(_Section):
@@ -136,6 +140,8 @@ class ApiLimits:
     max_choices: int = 128
     default_timeout_s: float | None = None
     """Bound on the whole life of a request that names none; None: none."""
+    keepalive_s: float = 10.0
+    """The longest silence of a stream: well below the 30 to 60 s after which proxies end what says nothing."""
 
 
 class ServeConfig(LiveSettings):

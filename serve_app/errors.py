@@ -16,7 +16,6 @@ from actors.errors import (
     ModelError,
     NoHealthyWorker,
     PoolClosed,
-    WorkerDied,
 )
 
 RETRIED_BY_CLIENTS = frozenset({408, 409, 429})
@@ -25,7 +24,7 @@ MIN_RETRY_AFTER_S = 0.001
 UNAVAILABLE_RETRY_S = 2.0
 """What a client is told to wait for a pool that is not there, where nobody knows how long: its owner brings it back."""
 _COME_BACK = (NoHealthyWorker, PoolClosed)
-_NO_RETRY = (ConfigurationError, ModelError, WorkerDied)
+_NO_RETRY = (ConfigurationError, ModelError)
 
 
 class ModelNotFound(InvalidRequest):

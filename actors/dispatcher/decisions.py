@@ -9,8 +9,9 @@ import asyncio
 
 from actors.messages import Decision
 
-HEARTBEAT_S = 5.0
-"""A stream that has nothing to tell says so in this time, so that a front can tell it from one that is broken."""
+HEARTBEAT_S = 0.75
+"""A stream that has nothing to tell says so in this time, so that a front can tell it from one that is broken; and Ray
+tells a stream that its reader is gone only when it says something: a dead front's requests may wait on for so long."""
 
 
 class DecisionStream:
@@ -73,6 +74,11 @@ class DecisionStreams:
         """Tell a front. One that is not there asks again for what is undecided when it is back."""
         stream = self._streams.get(front_id)
         if stream is not None:
+            stream.put(decision)
+
+    def put_to_all(self, decision: Decision) -> None:
+        """Tell whoever it is for, where only the fronts know that."""
+        for stream in self._streams.values():
             stream.put(decision)
 
     def __len__(self) -> int:

@@ -6,18 +6,24 @@ A stream that ends says little about the worker, so what is done depends on how 
 - anything else (the process died and is restarted, its node is out of reach, a message was lost on the way): nothing
   more is placed there, and the stream is opened again. If the same life answers, it tells the whole truth and goes on:
   what it runs was never given up. If another life answers, or nobody within RECONNECT_GRACE_S, the old one is down.
+
+A stream that is open and says nothing is judged by ticks: the worker is suspected, and asked. A life that the watchdog
+has ended is fenced: whatever it still says is not heard, and it is told to end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.exceptions import ActorDiedError, RayTaskError
 
+from actors.dispatcher.restart_pauses import RestartPauses
 from actors.dispatcher.slots import Slot, Slots
 from actors.errors import ExlpoolError, NoHealthyWorker, first_line
 from actors.messages import Listening, LoadProgress, StepReport, WorkerNews, WorkerReady
@@ -41,20 +47,41 @@ RECONNECT_GRACE_S = 5.0
 """A worker whose stream broke is taken for down when it has not answered for so long."""
 
 
+SUSPECT_SILENCE_S = 4.0
+"""A worker that can generate says something every 2 s at the latest, whatever its engine does
+(`actors.worker.output_stream.HEARTBEAT_S`): one that is silent for so long is suspected."""
+LOADING_SILENCE_S = 60.0
+"""The same while it starts and loads: to read and link large libraries may stop a whole process for long."""
 SILENCE_S = 30.0
-"""A worker says something every few seconds (`actors.worker.worker`). A stream that has said nothing for so long is
-broken."""
+"""A stream that has said nothing for so long is broken."""
+PAUSE_STAGE = "pause after deaths, of seconds"
+"""What people see as the stage of loading while a worker waits before it starts again."""
 
 
 class WorkerFollower:
-    """Follows the worker of one slot. `handle_event` feeds the scheduler."""
+    """Follows the worker of one slot. `handle_event` feeds the scheduler, `probe(slot, worker_id)` asks the watchdog to
+    look at a life of which the scheduler does not know; `pauses` are of this slot."""
 
-    def __init__(self, slot: Slot, slots: Slots, handle_event: Callable[[Event], object]) -> None:
+    def __init__(
+        self,
+        slot: Slot,
+        slots: Slots,
+        *,
+        handle_event: Callable[[Event], object],
+        probe: Callable[[Slot, str], object],
+        pauses: RestartPauses,
+    ) -> None:
         self._slot = slot
         self._slots = slots
         self._handle_event = handle_event
+        self._probe = probe
+        self._pauses = pauses
         self._broken_at_s: float | None = None
         self._stream: Any = None
+        self._silent_s = 0.0
+        """Time that this process has waited for a word of the present life."""
+        self._given_up: str | None = None
+        """The life that was ended last, or is to end."""
 
     def break_stream(self) -> bool:
         """Cancel the stream that is being read, as a broken connection would; returns whether there is one. For tests
@@ -63,6 +90,26 @@ class WorkerFollower:
             return False
         cancel_stream(self._stream)
         return True
+
+    def tick(self, passed_s: float) -> None:
+        """So much time has passed; a pause of this whole process counts as one tick, since it is nobody's silence."""
+        slot = self._slot
+        before_s, self._silent_s = self._silent_s, self._silent_s + passed_s
+        if slot.life is None or slot.failure is not None:
+            return
+        if slot.worker_id is not None:
+            if self._silent_s >= SUSPECT_SILENCE_S > before_s:  # the scheduler has it probed, again and again
+                logger.warning("Worker %s is silent for %g s", slot.worker_id, self._silent_s)
+                self._handle_event(WorkerSuspected(slot.worker_id))
+        elif self._silent_s >= LOADING_SILENCE_S and self._broken_at_s is None:
+            self._silent_s = 0.0
+            self._probe(slot, slot.life)
+
+    async def give_up(self, worker_id: str, reason: str) -> None:
+        """This life was ended, or its end was ordered: it is down, and gets no word in any more."""
+        if self._slot.life == worker_id:
+            self._given_up = worker_id
+            await self._down(reason)
 
     async def follow(self) -> None:
         """Returns when there will be no worker in the slot any more."""
@@ -75,32 +122,70 @@ class WorkerFollower:
                 reason = NoHealthyWorker(f"Worker {self._slot.name} died too often: it is not started again.")
             except Exception as error:  # noqa: BLE001 - whatever breaks a stream, it is opened again
                 cause = error.cause if isinstance(error, RayTaskError) else error
-                if not isinstance(cause, ExlpoolError):
+                if not isinstance(cause, ExlpoolError) or self._pauses.ever_up:
+                    if isinstance(cause, ExlpoolError):
+                        self._begin_anew(cause)
                     await self._broken(error)
                     await asyncio.sleep(RECONNECT_INTERVAL_S)
                     continue
                 reason = cause
-            await self._lost(reason)
+            await self.lose(reason)
             return
 
     async def _read(self) -> None:
         """Read one stream of reports to its end."""
         slot = self._slot
-        stream = self._stream = open_stream(slot.handle.reports)
+        died_at_s = self._broken_at_s or time.monotonic()
+        pause_s = 0.0 if slot.life is None else self._pauses.next_pause_s(died_at_s)
+        stream = self._stream = open_stream(slot.handle.reports, pause_s)
         try:
             hello = await self._first_message(stream)
+            self._fence(hello.worker_id)
+            self._silent_s = 0.0
             self._broken_at_s = None
             slot.cut_off = False
-            if slot.worker_id is not None and hello.worker_id != slot.worker_id:
-                await self._down(f"{hello.worker_id} has taken its place")
+            if slot.life is not None and hello.worker_id != slot.life:
+                await self._another_life(hello.worker_id, died_at_s)
+            slot.life = hello.worker_id
             while True:
                 news: WorkerNews = await self._next_message(stream)
+                self._fence(hello.worker_id)
+                self._silent_s = 0.0
                 await self._take_in(news)
         except StopAsyncIteration:
             return
         finally:
             self._stream = None
             cancel_stream(stream)
+
+    def _fence(self, worker_id: str) -> None:
+        """:raises TimeoutError: this life was given up. It may only have been stopped for a while, and go on."""
+        if worker_id == self._given_up:
+            self._slot.handle.end.remote(worker_id, "it was given up")
+            raise TimeoutError(f"{worker_id} was given up, and is told to end")
+
+    async def _another_life(self, worker_id: str, died_at_s: float) -> None:
+        """The life before is over, and this one has begun: at once, or with a pause.
+
+        :raises NoHealthyWorker: no life ever came so far as to generate.
+        """
+        slot, pauses = self._slot, self._pauses
+        pauses.died(died_at_s)
+        await self._down(f"{worker_id} has taken its place")
+        if pauses.hopeless:
+            slot.handle.close.remote()
+            raise NoHealthyWorker(f"Worker {slot.name} died again and again while it was loaded.")
+        slot.progress = None
+        if pauses.pause_s:
+            logger.warning("Worker %s, which died again, waits for %g s before it starts", worker_id, pauses.pause_s)
+            slot.progress = LoadProgress(PAUSE_STAGE, 0, math.ceil(pauses.pause_s))
+        await self._slots.announce()
+
+    def _begin_anew(self, failure: ExlpoolError) -> None:
+        """A worker that was up before can be loaded: what is in its way now may be gone in a while, as the memory of a
+        process that has just ended."""
+        logger.error("Worker %s could not be loaded again, and begins anew: %s", self._slot.name, failure)
+        ray.kill(self._slot.handle, no_restart=False)
 
     async def _first_message(self, stream: Any) -> Listening:
         """Wait for an answer. A worker may be long in starting, so without one the stream is only asked for anew. One
@@ -139,6 +224,7 @@ class WorkerFollower:
 
     def _ready(self, news: WorkerReady) -> None:
         slot = self._slot
+        slot.count_life(news)
         if slot.worker_id == news.worker_id:  # it was never away: it says what it holds, as after a lost report
             whole = StepReport(
                 worker_id=news.worker_id,
@@ -150,6 +236,7 @@ class WorkerFollower:
             self._handle_event(Reported(whole))
             return
         slot.worker_id, slot.limits = news.worker_id, news.limits
+        self._pauses.came_up(time.monotonic())
         self._handle_event(
             WorkerUp(
                 worker_id=news.worker_id,
@@ -158,6 +245,7 @@ class WorkerFollower:
                 resident_pages=news.resident_pages,
                 running=news.running,
                 sequence=news.sequence,
+                trial=self._pauses.pause_s > 0.0,
             )
         )
 
@@ -187,15 +275,20 @@ class WorkerFollower:
         self._handle_event(WorkerDown(slot.worker_id, reason))
         slot.worker_id = None
         slot.restarts += 1
-        self._handle_event(WorkerExpected(slot.name))
+        if not slot.leaving:
+            self._handle_event(WorkerExpected(slot.name))
         await self._slots.announce()
 
-    async def _lost(self, reason: Exception) -> None:
+    async def lose(self, reason: Exception) -> None:
+        """There will be no worker in the slot any more, as it was wished or not."""
         slot = self._slot
-        logger.error("Worker %s is lost: %s", slot.name, reason)
-        if slot.worker_id is not None:
+        if slot.leaving:
+            logger.info("Worker %s has left the pool", slot.name)
+        else:
+            logger.error("Worker %s is lost: %s", slot.name, reason)
+        if slot.worker_id is not None and not slot.leaving:
             self._handle_event(WorkerDown(slot.worker_id, str(reason)))
-        slot.worker_id, slot.limits, slot.failure = None, None, reason
+        slot.worker_id, slot.limits, slot.failure = None, None, slot.failure or reason
         self._handle_event(WorkerLost(slot.name, str(reason)))
         await self._slots.announce()
 

@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from actors.dispatcher.statistics import WorkerState
-from actors.messages import LoadProgress, WorkerLimits
+from actors.messages import LoadProgress, WorkerLimits, WorkerReady
 
 
 class Slot:
-    """One place for a worker: the handle stays, the worker in it may be restarted."""
+    """One place for a worker: the handle stays, once it is known; the worker in it may be restarted."""
 
-    def __init__(self, name: str, handle: Any) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.handle = handle
+        self.handle: Any = None
         self.worker_id: str | None = None
         """Of the life that can generate; None while there is none."""
+        self.life: str | None = None
+        """Of the life that was heard of last, whether or not it can generate yet."""
         self.cut_off = False
         """Nobody hears that life at the moment; it may be well, or over."""
         self.limits: WorkerLimits | None = None
         self.progress: LoadProgress | None = None
         self.failure: Exception | None = None
         """Why there will never be a worker again."""
+        self.leaving = False
+        """Its worker is being emptied, and the slot goes with it."""
+        self.stopping = False
+        """Its worker is being stopped: it is too late to keep it."""
         self.restarts = 0
         self.generated_tokens = 0
         self.finished_requests = 0
+        self._counted_life = ""
+        self._earlier = (0, 0)
+        """Generated tokens and finished requests of the lives before that one."""
+
+    def count_life(self, ready: WorkerReady) -> None:
+        """Take over what a worker has counted itself, while nobody listened."""
+        if ready.worker_id != self._counted_life:
+            self._counted_life = ready.worker_id
+            self._earlier = self.generated_tokens, self.finished_requests
+        earlier_tokens, earlier_requests = self._earlier
+        self.generated_tokens = earlier_tokens + ready.generated_tokens
+        self.finished_requests = earlier_requests + ready.finished_requests
 
     def state(self, active_jobs: int) -> WorkerState:
         progress = self.progress
@@ -40,6 +58,7 @@ class Slot:
             active_jobs=active_jobs,
             generated_tokens=self.generated_tokens,
             finished_requests=self.finished_requests,
+            draining=self.leaving,
         )
 
     def __repr__(self) -> str:
@@ -50,8 +69,10 @@ class Slot:
 class Slots:
     """All places of a pool. `announce` wakes whoever waits for a change of theirs."""
 
-    def __init__(self, handles: Mapping[str, Any]) -> None:
-        self._slots = {name: Slot(name, handle) for name, handle in handles.items()}
+    def __init__(self) -> None:
+        self._slots: dict[str, Slot] = {}
+        self.remembered_limits: tuple[WorkerLimits, ...] = ()
+        """Of the workers that were last up: what a pool can take in which there is none."""
         self._changed = asyncio.Condition()
         self.version = 0
         """Grows with every change that people are told of."""
@@ -62,24 +83,40 @@ class Slots:
     def __len__(self) -> int:
         return len(self._slots)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._slots
+
+    def __getitem__(self, name: str) -> Slot:
+        return self._slots[name]
+
+    def add(self, name: str) -> Slot:
+        slot = self._slots[name] = Slot(name)
+        return slot
+
+    def remove(self, name: str) -> None:
+        del self._slots[name]
+
     def of(self, worker_id: str) -> Slot:
         """The slot of a worker: its id is the slot's name and a mark of its life."""
         return self._slots[worker_id.rpartition("#")[0]]
 
     @property
     def handles(self) -> dict[str, Any]:
-        return {slot.name: slot.handle for slot in self}
+        """Of the workers that are known to have been started, by slot name."""
+        return {slot.name: slot.handle for slot in self if slot.handle is not None}
 
     @property
     def limits(self) -> tuple[WorkerLimits, ...]:
         """Of the workers that are up, or were when they were last heard of."""
-        return tuple(slot.limits for slot in self if slot.limits is not None)
+        known = tuple(slot.limits for slot in self if slot.limits is not None)
+        return known if self._slots else self.remembered_limits
 
     def any_ready(self) -> bool:
-        return any(slot.limits is not None for slot in self)
+        """Whether a worker can generate, or could again as soon as somebody asks."""
+        return bool(self.limits)
 
     def all_failed(self) -> bool:
-        return all(slot.failure is not None for slot in self)
+        return bool(self._slots) and all(slot.failure is not None for slot in self)
 
     def first_failure(self) -> Exception:
         return next(slot.failure for slot in self if slot.failure is not None)

@@ -11,7 +11,8 @@ from actors.scheduling.statistics import SchedulerStatistics
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerState:
     """A slot of the pool and the worker in it. `worker_id` is None while none can generate there; `loading` is then
-    (stage, done, total) or None, and `failure` says why none ever will."""
+    (stage, done, total) or None, and `failure` says why none ever will. `draining`: it gets nothing more to do, and
+    leaves the pool when it is empty."""
 
     slot_name: str
     worker_id: str | None
@@ -22,6 +23,16 @@ class WorkerState:
     active_jobs: int
     generated_tokens: int
     finished_requests: int
+    draining: bool = False
+
+    @property
+    def state(self) -> str:
+        """In one word: "up", "draining", "starting" or "lost"."""
+        if self.failure is not None:
+            return "lost"
+        if self.draining:
+            return "draining"
+        return "starting" if self.worker_id is None else "up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import mmap
 import select
 import socket
 import time
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -90,6 +91,22 @@ class GrammarMask:
             except OSError:
                 self._fail_at_bound()
 
+    def resume(self, token_ids: Sequence[int]) -> None:
+        """Go on by the tokens of a completion's beginning, many at once, without waiting for what the grammar says.
+
+        So `ready`, `settle` or `allowed` raise if it does not allow them.
+        """
+        if not token_ids or self._failure is not None:
+            return
+        self._owed += (True, False)
+        try:
+            with anonymous_file() as file:
+                file.write(array("I", token_ids).tobytes())
+                file.flush()
+                socket.send_fds(self._connection, [TOKEN.pack(len(token_ids))], [file.fileno()])
+        except OSError:
+            self._fail_at_bound()
+
     def accept(self, token_id: int) -> None:
         """Go on by one token.
 
@@ -163,11 +180,19 @@ class GrammarMask:
 class WantedMask:
     """A mask whose grammar is being compiled."""
 
-    def __init__(self, kind: GrammarKind, process: GrammarProcess, mask_bytes: int, forget: Callable[[str], None]):
+    def __init__(
+        self,
+        kind: GrammarKind,
+        process: GrammarProcess,
+        mask_bytes: int,
+        forget: Callable[[str], None],
+        resumed_ids: Sequence[int],
+    ):
         """`forget` hears that the grammar cannot be used, and why."""
         self._kind = kind
         self._process = process
         self._mask_bytes = mask_bytes
+        self._resumed_ids = resumed_ids
         self._forget = forget
         self._mask: GrammarMask | None = None
 
@@ -186,6 +211,7 @@ class WantedMask:
                 self._forget(reason)
                 raise refusal(reason, param=self._kind) from None
             self._mask = self._open()
+            self._mask.resume(self._resumed_ids)
         return self._mask if self._mask.ready() else None
 
     def fileno(self) -> int:
@@ -219,8 +245,9 @@ class Grammars:
         self._processes: OrderedDict[bytes, GrammarProcess] = OrderedDict()
         self._refused: OrderedDict[bytes, str] = OrderedDict()
 
-    def want(self, kind: GrammarKind, source: str) -> WantedMask:
-        """A fresh state of the grammar, as soon as that is compiled; returns at once.
+    def want(self, kind: GrammarKind, source: str, resumed_ids: Sequence[int] = ()) -> WantedMask:
+        """A fresh state of the grammar, as soon as that is compiled and has gone over the tokens of a completion that
+        is resumed; returns at once.
 
         :raises InvalidRequest: it is known that the grammar cannot be used; the message says why.
         """
@@ -238,14 +265,16 @@ class Grammars:
             if len(self._processes) > self._max_cached:
                 self._processes.popitem(last=False)  # it ends when nobody waits for it any more
         self._processes.move_to_end(key)
-        return WantedMask(kind, process, self._mask_bytes, lambda reason: self._forget(key, process, reason))
+        return WantedMask(
+            kind, process, self._mask_bytes, lambda reason: self._forget(key, process, reason), resumed_ids
+        )
 
-    def mask(self, kind: GrammarKind, source: str) -> GrammarMask:
+    def mask(self, kind: GrammarKind, source: str, resumed_ids: Sequence[int] = ()) -> GrammarMask:
         """As `want`, and wait for it.
 
         :raises InvalidRequest: the grammar cannot be used; the message says why.
         """
-        wanted = self.want(kind, source)
+        wanted = self.want(kind, source, resumed_ids)
         while (mask := wanted.take()) is None:
             wait_for([wanted])
         return mask

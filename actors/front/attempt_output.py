@@ -13,21 +13,24 @@ class AttemptLost(Exception):
     Whether the request can go on elsewhere is for the front to decide.
 
     `taken_up` says whether the worker is known to have had it. Only then can the request be what the worker died of.
+    `moved`: the worker lives and is being emptied, so this was no death.
     """
 
-    def __init__(self, reason: str, *, taken_up: bool = False) -> None:
+    def __init__(self, reason: str, *, taken_up: bool = False, moved: bool = False) -> None:
         super().__init__(reason)
         self.taken_up = taken_up
+        self.moved = moved
 
 
 class AttemptOutput:
     """Collects an attempt's pieces until they are taken: a streaming consumer wakes for every piece, one that wants
-    the whole only at the end. Bounded by the request's own max_new_tokens."""
+    the whole only at the end, or when it is lost. Bounded by the request's own max_new_tokens."""
 
     __slots__ = (
         "_finished",
         "_logprobs",
         "_loss",
+        "_moved",
         "_texts",
         "_token_ids",
         "_waiter",
@@ -46,6 +49,7 @@ class AttemptOutput:
         self._logprobs: list[TokenLogprobs] = []
         self._finished: Finished | None = None
         self._loss: str | None = None
+        self._moved = False
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> None:
@@ -60,10 +64,10 @@ class AttemptOutput:
         self._finished = finished
         self._wake()
 
-    def lose(self, reason: str) -> None:
+    def lose(self, reason: str, *, moved: bool = False) -> None:
         """No more will come. An attempt that has its end keeps it."""
         if self._finished is None and self._loss is None:
-            self._loss = reason
+            self._loss, self._moved = reason, moved
             self._wake()
 
     def _wake(self) -> None:
@@ -81,8 +85,8 @@ class AttemptOutput:
         if not self._ready():
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        if self._loss is not None and (self._whole or not self._texts):
-            raise AttemptLost(self._loss, taken_up=self.taken_up)
+        if self._loss is not None and not self._texts:
+            raise AttemptLost(self._loss, taken_up=self.taken_up, moved=self._moved)
         piece = "".join(self._texts), tuple(self._token_ids), tuple(self._logprobs), self._finished
         self._texts, self._token_ids, self._logprobs = [], [], []
         return piece

@@ -26,7 +26,7 @@ from actors.errors import (
     first_line,
 )
 from actors.front.batching import TurnBatch
-from actors.front.place import MAX_ASKED, Place
+from actors.front.place import MAX_BLAMED, Place
 from actors.messages import Admission, Decision, Grant, Refusal, RefusalReason, Release, Revocation
 from actors.ray_session import RaySession
 from actors.supervisor import Supervisor
@@ -116,7 +116,7 @@ class DispatcherLink:
             return
         for message in wanted:
             if isinstance(message, Admission):
-                self._places[message.request_id].asked += 1
+                self._places[message.request_id].note_asked()
         try:
             self._take_in(await self._session.call(self._dispatcher.place_requests, self._front_id, wanted))
         except RayTaskError as error:  # the dispatcher lives, and has taken offence at something here
@@ -174,6 +174,10 @@ class DispatcherLink:
             if not isinstance(failure, asyncio.CancelledError):  # the event loop ends, or who broke it has said why
                 logger.warning("The dispatcher is lost and looked for again: %s", first_line(failure))
             self._lost_at_s = time.monotonic()
+        if self.listening:
+            for place in self._places.values():
+                if place.undecided:
+                    place.note_loss()
         self.listening = False
         self._messages.clear()
         if self._unreachable():
@@ -185,9 +189,10 @@ class DispatcherLink:
         """The dispatcher listens (again): ask for everything that is undecided."""
         self.listening, self._lost_at_s = True, None
         for place in list(self._places.values()):
-            if place.undecided and place.asked >= MAX_ASKED:
-                place.refuse(NoHealthyWorker(f"The dispatcher was lost {place.asked} times under this request."))
+            if place.undecided and place.blamed >= MAX_BLAMED:
+                place.refuse(NoHealthyWorker(f"The dispatcher was lost {place.blamed} times under this request."))
             elif place.undecided:
+                place.grow_older()
                 self._messages.add(place.admission)
 
     def _take_in(self, decisions: tuple[Decision, ...]) -> None:
@@ -212,7 +217,7 @@ class DispatcherLink:
                         self._messages.add(Release(decision.request_id, decision.attempt))
                 case Revocation():
                     if place is not None and place.admission.attempt == decision.attempt:
-                        place.revoke(decision.reason)
+                        place.revoke(decision.reason, moved=decision.moved)
 
     def _unreachable(self) -> bool:
         return self._lost_at_s is not None and time.monotonic() - self._lost_at_s > UNREACHABLE_AFTER_S

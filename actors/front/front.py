@@ -2,7 +2,7 @@
 
 A front lives in the process of whoever wants text (a script, a Serve replica, the actor behind `pool.generate`), on
 one asyncio event loop. It tokenises, asks the dispatcher for a place, reads tokens straight from the worker, and goes
-elsewhere when a worker dies under a request that has shown nothing yet.
+elsewhere when a worker dies, behind the tokens that have come from it.
 """
 
 from __future__ import annotations
@@ -11,23 +11,25 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import Any
 
-from ray.exceptions import ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from actors.errors import EngineFailure, Overloaded, PoolClosed
 from actors.front.attempt_output import AttemptLost, AttemptOutput
 from actors.front.dispatcher_link import RECONNECT_INTERVAL_S, DispatcherLink
 from actors.front.place import Place
-from actors.front.run import Piece, Run, usage_of
+from actors.front.run import Piece, Run
+from actors.front.worker_handles import WorkerHandles
 from actors.front.worker_link import WorkerLink
-from actors.messages import Finished, GenerationRequest, Grant, Welcome, WorkerLimits
+from actors.messages import Finished, Welcome, WorkerLimits
 from actors.ray_session import RaySession
 from actors.request.checks import resolve_max_new_tokens
 from actors.request.options import RequestOptions
 from actors.request.prepare import prepare
 from actors.request.prompt import Prompt, PromptEncoder
-from actors.results import Delta, FinishReason, GenerationResult
+from actors.results import Delta, FinishReason, GenerationResult, TokenLogprobs
 from actors.sampling import SamplingParams
 
 LONG_PROMPT = 20_000
@@ -54,6 +56,7 @@ class Front:
         self._patient = patient
         self._places = DispatcherLink(self.front_id, dispatcher)
         self._links: dict[str, WorkerLink] = {}
+        self._handles = WorkerHandles(welcome.pool, welcome.workers)
         self._next_ticket = 1
         self._closed = False
 
@@ -105,6 +108,7 @@ class Front:
         self._places.shut_down()
         for link in self._links.values():
             link.shut_down()
+        self._handles.shut_down()
 
     async def close(self) -> None:
         """Cancel everything that still runs; workers and dispatcher forget this front."""
@@ -118,13 +122,15 @@ class Front:
         :raises ExlpoolError: the request is wrong, was refused, or failed.
         """
         run = await self._begin(prompt, options)
-        pieces = self._pieces(run, whole=True)
-        try:
-            text, token_ids, logprobs, finished = await anext(pieces)
-        finally:
-            await pieces.aclose()
-        assert finished is not None, "a whole completion comes as one piece, with its end"
-        return run.result(text, token_ids, logprobs, finished)
+        texts: list[str] = []
+        logprobs: list[TokenLogprobs] = []
+        async with aclosing(self._pieces(run, whole=True)) as pieces:
+            async for text, _, values, finished in pieces:
+                texts.append(text)
+                logprobs += values
+                if finished is not None:
+                    return run.result("".join(texts), tuple(logprobs), finished)
+        raise AssertionError("the last piece has the end")
 
     async def stream(self, prompt: Prompt, options: RequestOptions) -> AsyncGenerator[Delta, None]:
         """The completion as it is made; the last delta has `finish_reason` and `usage`. Closing it cancels.
@@ -132,21 +138,18 @@ class Front:
         :raises ExlpoolError: the request is wrong, was refused, or failed.
         """
         run = await self._begin(prompt, options)
-        pieces = self._pieces(run, whole=False)
-        try:
+        timed = False
+        async with aclosing(self._pieces(run, whole=False)) as pieces:
             async for text, token_ids, logprobs, finished in pieces:
-                timing = run.timing(finished) if finished or not run.shown else None
-                run.shown = True
+                timing, timed = run.timing(finished) if finished or not timed else None, True
                 yield Delta(
                     text=text,
                     token_ids=token_ids,
                     logprobs=logprobs,
                     finish_reason=finished.reason if finished else None,
-                    usage=usage_of(finished) if finished else None,
+                    usage=run.usage(finished) if finished else None,
                     timing=timing,
                 )
-        finally:
-            await pieces.aclose()
 
     async def _begin(self, prompt: Prompt, options: RequestOptions) -> Run:
         started_at_s = time.monotonic()
@@ -159,27 +162,27 @@ class Front:
         return Run(request, started_at_s, deadline_s)
 
     async def _pieces(self, run: Run, *, whole: bool) -> AsyncGenerator[Piece, None]:
-        """Run an attempt and pass on what its worker makes; run another one if it is lost in time, or refused and the
-        front is patient."""
-        run.attempt = 1
+        """Run an attempt and pass on what its worker makes; when it is lost, run another one that goes on from there.
+        One that is refused is asked for again, if the front is patient or the request has begun."""
+        run.begin_attempt()
         while True:
-            attempt = self._attempt(run, whole=whole)
             try:
-                async for piece in attempt:
-                    yield piece
+                async with aclosing(self._attempt(run, whole=whole)) as attempt:
+                    async for piece in attempt:
+                        run.note_piece(piece[1])
+                        yield piece
                 return
             except Overloaded as refusal:
-                if not self._patient:
+                if not self._patient and not run.shown:
                     raise
                 pause_s = min(max(refusal.retry_after_s or 0.0, PATIENCE_MIN_S), PATIENCE_MAX_S)
             except (AttemptLost, EngineFailure) as error:
                 if self._closed:
                     raise PoolClosed("The pool was closed before the request's end.") from None
                 pause_s = run.pause_after(error)
-                run.excluded |= {run.worker_id}
-                run.attempt += 1
-            finally:
-                await attempt.aclose()
+                if not (isinstance(error, AttemptLost) and error.moved):
+                    run.excluded |= {run.worker_id}
+                run.begin_attempt()
             if pause_s:
                 await run.within(asyncio.sleep(pause_s))
 
@@ -199,13 +202,16 @@ class Front:
             run.worker_id, run.granted_at_s = grant.worker_id, time.monotonic()
             output = AttemptOutput(grant.worker_id, whole=whole)
             place.use(output)
-            link = self._link(grant.worker_id)
-            await run.within(link.start(_request_of(run, grant, ticket, whole=whole), output))
+            link = await run.within(self._link(grant.worker_id))
+            await run.within(link.start(run.generation_request(ticket, whole=whole), output))
             while finished is None:
                 text, token_ids, logprobs, finished = await run.within(output.take())
-                if finished is not None and finished.reason is FinishReason.ERROR:
-                    raise finished.error or EngineFailure("The engine failed without a reason.")
-                yield text, token_ids, logprobs, finished
+                if finished is None or finished.reason is not FinishReason.ERROR:
+                    yield text, token_ids, logprobs, finished
+                    continue
+                if text or token_ids:
+                    yield text, token_ids, logprobs, None
+                raise finished.error or EngineFailure("The engine failed without a reason.")
         finally:
             self._give_back(place, link, ticket, finished)
 
@@ -216,17 +222,23 @@ class Front:
             link.cancel(ticket)
         place.release()
 
-    def _link(self, worker_id: str) -> WorkerLink:
+    async def _link(self, worker_id: str) -> WorkerLink:
         """The link to this life of a worker.
 
         Grants come on two ways, so one for an earlier life may arrive after one for the next: each has a link of its
         own, and that to a life which has ended finds out by itself.
+
+        :raises AttemptLost: the worker has left the pool.
         """
         link = self._links.get(worker_id)
+        if link is not None and not link.over:
+            return link
+        handle = await self._handles.of(worker_id)
+        link = self._links.get(worker_id)  # others may have waited for the same handle
         if link is None or link.over:
             self._links = {name: other for name, other in self._links.items() if not other.over}
-            slot_name = worker_id.rpartition("#")[0]
-            link = self._links[worker_id] = WorkerLink(self.front_id, worker_id, self._welcome.workers[slot_name])
+            link = self._links[worker_id] = WorkerLink(self.front_id, worker_id, handle)
+            self._handles.keep_only(self._links)
         return link
 
     def __repr__(self) -> str:
@@ -234,23 +246,11 @@ class Front:
         return f"<Front {self.front_id}: {state}, {self._places!r}, links: {list(self._links.values())}>"
 
 
-def _request_of(run: Run, grant: Grant, ticket: int, *, whole: bool) -> GenerationRequest:
-    request = run.request
-    return GenerationRequest(
-        ticket=ticket,
-        request_id=request.request_id,
-        attempt=grant.attempt,
-        token_ids=request.token_ids,
-        max_new_tokens=request.max_new_tokens,
-        seed=request.seed,
-        params=request.params,
-        page_hashes=request.page_hashes,
-        whole=whole,
-    )
-
-
 async def _greet(dispatcher: Any, session: RaySession) -> Welcome:
-    """Greet a dispatcher, through a restart of it if need be."""
+    """Greet a dispatcher, through a restart of it if need be.
+
+    :raises PoolClosed: it is gone, or does not come back.
+    """
     deadline_s = time.monotonic() + GREETING_TIMEOUT_S
     while True:
         try:
@@ -259,6 +259,8 @@ async def _greet(dispatcher: Any, session: RaySession) -> Welcome:
             if time.monotonic() > deadline_s:
                 raise PoolClosed(f"The dispatcher did not come back within {GREETING_TIMEOUT_S:g} s.") from None
             await asyncio.sleep(RECONNECT_INTERVAL_S)
+        except ActorDiedError:
+            raise PoolClosed("The pool's dispatcher is gone; start the pool again.") from None
         else:
             return welcome
 

@@ -28,8 +28,9 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """Tell the request's front that it has lost its place, without having asked for that: its worker is gone, or does
-    not know of the attempt, or somebody else has taken the request over."""
+    """Tell the request's front that it has lost its place, without having asked for that: its worker is gone or is
+    being emptied, or does not know of the attempt, or somebody else has taken the request over. An empty `front_id`
+    means all fronts: nobody here knows whose it is."""
 
     revocation: Revocation
     front_id: str

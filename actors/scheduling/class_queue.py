@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from actors.scheduling.lanes import Lanes, Room
+from actors.scheduling.order import put_in_place
 from actors.scheduling.records import Request
 
 OUTPUT_WEIGHT = 2.0
@@ -68,7 +69,7 @@ class ClassQueue:
             f"{self.credit_tokens:.3g} tokens promised>"
         )
 
-    def push(self, request: Request, *, first: bool) -> None:
+    def push(self, request: Request) -> None:
         name = request.admission.tenant
         tenant = self.tenants.get(name)
         if tenant is None:
@@ -81,12 +82,10 @@ class ClassQueue:
             self._idle.pop(name, None)
             self.waiting_tenants += 1
             self.waiting_weight += tenant.weight
-        tenant.requests[request.request_id] = request
-        if first:
-            tenant.requests.move_to_end(request.request_id, last=False)
         self._places += 1
-        request.place = -self._places if first else self._places
-        self.lanes.push(request, first=first)
+        request.place = request.asked_s, self._places
+        put_in_place(tenant.requests, request)
+        self.lanes.push(request)
         tenant.work += request.work
         self.work += request.work
         self.requests += 1

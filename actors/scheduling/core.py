@@ -1,7 +1,7 @@
 """The dispatcher's mind: `Scheduler.handle(event, now_s)` returns what has to happen.
 
 No I/O, no threads and no clock: the same events give the same actions. What each event does stands in `requests.py`,
-`workers.py`, `reports.py` and `health.py`; here is the order in which things happen.
+`workers.py`, `draining.py`, `reports.py` and `health.py`; here is the order in which things happen.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from actors.scheduling import health, reports, requests, workers
+from actors.scheduling import draining, health, reports, requests, workers
 from actors.scheduling.actions import Action
 from actors.scheduling.config import SchedulerConfig
 from actors.scheduling.events import (
@@ -18,12 +18,14 @@ from actors.scheduling.events import (
     Event,
     FrontGone,
     Reported,
+    Settling,
     Submitted,
     TenantsWeighed,
     Tick,
     WorkerDown,
     WorkerDraining,
     WorkerExpected,
+    WorkerKept,
     WorkerLost,
     WorkerSuspected,
     WorkerUp,
@@ -43,13 +45,15 @@ _HANDLERS: dict[type[Any], Callable[[SchedulerState, Any], list[Action]]] = {
     Submitted: requests.on_submitted,
     Cancelled: requests.on_cancelled,
     FrontGone: requests.on_front_gone,
+    Settling: requests.on_settling,
     TenantsWeighed: requests.on_tenants_weighed,
     WorkerExpected: workers.on_expected,
     WorkerLost: workers.on_lost,
     WorkerUp: workers.on_up,
     WorkerDown: workers.on_down,
     WorkerSuspected: health.on_suspected,
-    WorkerDraining: workers.on_draining,
+    WorkerDraining: draining.on_draining,
+    WorkerKept: draining.on_kept,
     Reported: reports.on_reported,
     Tick: health.on_tick,
 }
@@ -91,12 +95,12 @@ class Scheduler:
         state.touched, state.arrived = set(), None
         actions = _HANDLERS[type(event)](state, event)
         if state.fleet.draining:
-            actions += workers.stop_the_drained(state)
+            actions += draining.empty_the_draining(state)
         # In this order: who has waited too long is refused and not started late; and the one that has just arrived is
         # pressed back only when it was tried to start it, for then its wait for a worker is known.
         actions += refuse_expired(state)
         actions += start_matches(state)
-        if state.arrived is not None and state.arrived in state.queue and len(state.fleet):
+        if state.arrived is not None and state.arrived in state.queue and len(state.fleet) and not state.settling:
             actions += press_back(state, state.arrived)
         return actions
 

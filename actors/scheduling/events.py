@@ -45,9 +45,10 @@ class FrontGone:
 @dataclass(frozen=True, slots=True)
 class WorkerExpected:
     """A worker of this slot is starting or restarting: requests may wait for it. Ends with its `WorkerUp` or with
-    `WorkerLost`."""
+    `WorkerLost`. `limits` are those that it is likely to have; None: those of the last one there, if there was one."""
 
     slot_name: str
+    limits: WorkerLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,9 @@ class WorkerUp:
 
     `sequence` is that of the last report the worker sent before; the next one has `sequence + 1`. What it runs already
     has no owner: workers do not know who asked the dispatcher. It ends with its report, or with whoever asks for it.
+
+    `trial`: the lives before it in its slot were short. It gets one attempt at a time until one has ended well, or has
+    gone on for long enough.
     """
 
     worker_id: str
@@ -72,6 +76,7 @@ class WorkerUp:
     resident_pages: frozenset[bytes] = frozenset()
     running: tuple[RunningAttempt, ...] = ()
     sequence: int = 0
+    trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,18 @@ class WorkerSuspected:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDraining:
-    """A worker is to be emptied: place nothing there any more; `StopWorker` follows when it is empty."""
+    """A worker is to be emptied: place nothing there any more; `StopWorker` follows when it is empty.
+
+    What still runs there after `grace_s` (None: however long it takes) loses its place, to go on elsewhere, if there is
+    or will be a worker for it. Told again, only the grace begins anew."""
+
+    worker_id: str
+    grace_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerKept:
+    """A worker is not to be emptied after all. Too late once it was to be stopped."""
 
     worker_id: str
 
@@ -109,6 +125,14 @@ class TenantsWeighed:
     """From now on tenants have these weights; those that are not named have 1."""
 
     weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """This scheduler follows one that was lost: in this time workers and fronts tell it what is true. Nothing is placed
+    before that is over, or whoever comes back first would go before all who have waited longer."""
+
+    duration_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +151,9 @@ Event = (
     | WorkerDown
     | WorkerSuspected
     | WorkerDraining
+    | WorkerKept
     | Reported
     | TenantsWeighed
+    | Settling
     | Tick
 )

@@ -54,9 +54,10 @@ class FairQueue:
             queue.weigh(weights)
 
     def push(self, request: Request) -> None:
-        """Add a request behind its tenant's others; one that ran before (attempt 2 and later) goes before them."""
+        """Add a request behind those of its tenant that asked before it: one that has waited or run already, before
+        this attempt or this scheduler, keeps its place by that."""
         self._requests[request.request_id] = request
-        self._classes[request.admission.priority].push(request, first=request.admission.attempt > 1)
+        self._classes[request.admission.priority].push(request)
         self._pushes += 1
         heapq.heappush(self._deadlines, (request.deadline_s, self._pushes, request))
 
@@ -176,6 +177,8 @@ class FairQueue:
             assert all(math.isfinite(number) for number in numbers), "a counter has left the finite"
             for tenant in waiting:
                 assert all(self._requests.get(i) is r for i, r in tenant.requests.items()), "a request was lost"
+                places = [request.place for request in tenant.requests.values()]
+                assert places == sorted(places), "the requests of a tenant are out of order"
         assert len(self) == sum(self.counts().values()), "the classes do not add up"
 
     def counts(self) -> dict[Priority, int]:

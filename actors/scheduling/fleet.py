@@ -84,7 +84,9 @@ class Fleet:
             sizes[tokens] = sizes.get(tokens, 0) + count
         return sizes
 
-    def add(self, worker_id: str, slot_name: str, limits: WorkerLimits, sequence: int) -> Worker:
+    def add(
+        self, worker_id: str, slot_name: str, limits: WorkerLimits, sequence: int, *, on_trial: bool = False
+    ) -> Worker:
         """Enter a new worker. Neither its id nor its slot may be in use."""
         index = self._free_indexes.pop() if self._free_indexes else len(self.by_index)
         if index == len(self.by_index):
@@ -92,6 +94,7 @@ class Fleet:
             self._grow(index + 1)
         ledger = Ledger(limits.total_pages, 1 << index, self.known, self.referenced)
         worker = Worker(worker_id, slot_name, limits, ledger, index, sequence, StepModel(self.mean_times()))
+        worker.on_trial = on_trial
         self.by_id[worker_id] = self.by_slot[slot_name] = worker
         self.by_index[index] = worker
         self._limits[limits] += 1
@@ -119,6 +122,13 @@ class Fleet:
         self._forget_limits(worker)
         self.changed(worker)
 
+    def keep(self, worker: Worker) -> None:
+        """A worker that was being emptied may be used again."""
+        worker.status = WorkerStatus.UP
+        self.draining.remove(worker)
+        self._limits[worker.limits] += 1
+        self.changed(worker)
+
     def _forget_limits(self, worker: Worker) -> None:
         self._limits[worker.limits] -= 1
         if not self._limits[worker.limits]:
@@ -135,7 +145,7 @@ class Fleet:
             limits.total_pages,
             limits.reserve_tokens,
             ledger.total_pages - ledger.used_pages,
-            limits.max_batch_size - batch,
+            worker.most_attempts - batch,
             batch,
             worker.pending_prefill_tokens,
             times.base_s,

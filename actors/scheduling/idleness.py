@@ -1,7 +1,7 @@
 """The rule: no request waits beside a worker that could start it. And its exceptions, exactly.
 
-After every event, a request that waits and a worker that is up, that has a slot and, sharing nothing, enough pages for
-it are together only if one of these holds:
+After every event, a request that waits and a worker that is up, that has a slot (one in all while it is on trial) and,
+sharing nothing, enough pages for it are together only if one of these holds:
 
 - kept: the worker is kept for another request, which was skipped too often; or another worker that is up is kept for
   this one. (Who has a worker kept for it starts there as soon as it has room.)
@@ -34,16 +34,12 @@ MOST_RENEWED = -16.0
 
 def overlooked(state: SchedulerState) -> Iterator[tuple[Request, Worker]]:
     """All requests that wait beside a worker that could start them, against the rule."""
-    rooms = [(worker, worker.ledger.free_pages) for worker in state.fleet if _has_slot(worker)]
+    rooms = [(worker, worker.ledger.free_pages) for worker in state.fleet if worker.has_slot]
     for request in state.queue if rooms else ():
         for worker, free_pages in rooms:
             fits_now = request.own_pages <= free_pages and _has_room(request, worker)
             if fits_now and not _excused(state, request, worker):
                 yield request, worker
-
-
-def _has_slot(worker: Worker) -> bool:
-    return worker.status is WorkerStatus.UP and len(worker.attempts) < worker.limits.max_batch_size
 
 
 def _has_room(request: Request, worker: Worker) -> bool:
@@ -91,7 +87,7 @@ def _is_for_others(state: SchedulerState, request: Request, worker: Worker) -> b
     fade = PEAK_MARGIN * 0.5 ** max(age_s / PEAK_HALF_LIFE_S, MOST_RENEWED)
     kept_pages = max(int(worker.peak_pages * fade) - worker.foreground_pages, 0)
     kept_slots = max(int(worker.peak_slots * fade) - worker.foreground_slots, 0)
-    free_slots = worker.limits.max_batch_size - len(worker.attempts)
+    free_slots = worker.most_attempts - len(worker.attempts)
     pages = pages_needed(request.tokens + worker.limits.reserve_tokens)
     if pages > worker.ledger.free_pages - kept_pages or free_slots - kept_slots < 1:
         return True

@@ -19,6 +19,10 @@ def fault(admission: Admission) -> str | None:
             return f"{name} must be at least 1, not {value}."
         if value > MOST:
             return f"{name} is beyond reason."
+    for name in ("age_s", "waited_s"):
+        value = getattr(admission, name)
+        if not 0.0 <= value <= MOST:
+            return f"{name} is no time that can have passed: {value}."
     if admission.timeout_s is not None and not admission.timeout_s > 0:
         return f"timeout_s must be above 0, not {admission.timeout_s}."
     pages = len(admission.page_hashes)
@@ -27,6 +31,11 @@ def fault(admission: Admission) -> str | None:
     if len(set(admission.page_hashes)) != pages:
         return "A page hash occurs twice: every page of a prompt has its own."
     return None
+
+
+def was_let_in(admission: Admission) -> bool:
+    """Whether it has waited or run before, so that it is no newcomer, who may be sent away."""
+    return admission.attempt > 1 or admission.waited_s > 0.0
 
 
 def limits_fault(limits: WorkerLimits) -> str | None:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from actors.messages import WorkerLimits
 from actors.paging.hashes import PAGE_TOKENS
+from actors.scheduling.order import put_in_place
 from actors.scheduling.records import Request
 
 MOST_SEEN = 64
@@ -64,12 +65,9 @@ class Lane:
         self._entries: set[str] = set()
         """Tenants with an entry in the heap, each with one; it may be of a tenant that does not wait any more."""
 
-    def push(self, request: Request, counter: float, *, first: bool) -> None:
+    def push(self, request: Request, counter: float) -> None:
         name = request.admission.tenant
-        requests = self.waiting.setdefault(name, OrderedDict())
-        requests[request.request_id] = request
-        if first:
-            requests.move_to_end(request.request_id, last=False)
+        put_in_place(self.waiting.setdefault(name, OrderedDict()), request)
         self.work += request.work
         self.list(name, counter)
 
@@ -139,9 +137,9 @@ class Lanes:
         for lane in lanes.values():
             for requests in lane.waiting.values():
                 for request in requests.values():
-                    self.push(request, first=False)
+                    self.push(request)
 
-    def push(self, request: Request, *, first: bool) -> None:
+    def push(self, request: Request) -> None:
         whole = (request.own_pages - 1) * PAGE_TOKENS
         request.size_tokens = whole + self._ends[bisect_left(self._ends, request.tokens - whole)]
         key = _key(request)
@@ -149,7 +147,7 @@ class Lanes:
         if lane is None:
             lane = self._lanes[key] = Lane()
             insort(self._keys, key)
-        lane.push(request, self._tenants[request.admission.tenant].counter, first=first)
+        lane.push(request, self._tenants[request.admission.tenant].counter)
 
     def remove(self, request: Request) -> None:
         key = _key(request)
@@ -182,7 +180,7 @@ class Lanes:
         aside: list[tuple[Lane, str]] = []
         try:
             while most > 0:
-                best: tuple[float, int, Request] | None = None
+                best: tuple[float, tuple[float, int], Request] | None = None
                 for key in self._up_to(room.most_tokens):
                     head = self._head(self._lanes[key], round_, aside)
                     if head is not None and (best is None or head[:2] < best[:2]) and room.fits(head[2]):
@@ -203,7 +201,9 @@ class Lanes:
         lane = self._lanes.get(_key(request))
         return lane is not None and request.request_id in lane.waiting.get(request.admission.tenant, ())
 
-    def _head(self, lane: Lane, round_: int, aside: list[tuple[Lane, str]]) -> tuple[float, int, Request] | None:
+    def _head(
+        self, lane: Lane, round_: int, aside: list[tuple[Lane, str]]
+    ) -> tuple[float, tuple[float, int], Request] | None:
         """(its tenant's counter, its place, request) of the first request of a lane that was not seen yet."""
         while (name := lane.first(self._tenants)) is not None:
             for request in islice(lane.waiting[name].values(), MOST_SEEN):

@@ -47,6 +47,8 @@ class Request:
     """Output that is expected of it."""
     work: float
     """Worker-seconds that it will take, as a share of a mean worker: what a queue of such requests adds to a wait."""
+    asked_s: float = 0.0
+    """When it first asked for a place, at whatever attempt, and of whatever dispatcher: the order among equals."""
     front_id: str = ""
     """Who asked, and is to be told. Empty: nobody yet, its worker ran it before this scheduler knew of it."""
     state: RequestState = RequestState.QUEUED
@@ -56,8 +58,9 @@ class Request:
     # While it waits.
     overtakers: int = 0
     """Foreground requests that had ever been started when it arrived: later ones go before class batch."""
-    place: int = 0
-    """Its place among the requests of its class, apart from what tenants were served: the lowest is first."""
+    place: tuple[float, int] = (0.0, 0)
+    """Its place among the requests of its class, apart from what tenants were served: the lowest is first. By the time
+    at which it first asked, and among those of one moment by arrival."""
     looked_at: int = 0
     """The round of placement that saw it last."""
     due: bool = False
@@ -125,6 +128,8 @@ class Worker:
     sequence: int
     model: StepModel
     status: WorkerStatus = WorkerStatus.UP
+    on_trial: bool = False
+    """It may get one attempt at a time, until it has shown that it can generate."""
     attempts: dict[str, Request] = field(default_factory=dict)
     """Granted and running requests by id."""
     prefilling: dict[str, Request] = field(default_factory=dict)
@@ -135,6 +140,8 @@ class Worker:
     """When it was last asked whether it lives; None: it has been heard of since."""
     resync_asked_s: float | None = None
     """When it was last asked for the whole truth; None: it owes none."""
+    moves_at_s: float = math.inf
+    """While it is being emptied: when what it still runs goes elsewhere."""
     stop_asked: bool = False
     outstanding_tokens: int = 0
     pending_prefill_tokens: int = 0
@@ -147,21 +154,36 @@ class Worker:
 
     def __repr__(self) -> str:
         return (
-            f"<Worker {self.worker_id} {self.status.value}: "
+            f"<Worker {self.worker_id} {self.condition}: "
             f"{len(self.attempts)}/{self.limits.max_batch_size} attempts, "
             f"{self.ledger.free_pages}/{self.limits.total_pages} pages free, "
             f"{self.pending_prefill_tokens} prompt tokens due, report {self.sequence}>"
         )
 
     @property
+    def condition(self) -> str:
+        """Its status in a word, for people: "trial" where it is up and on trial."""
+        return "trial" if self.on_trial and self.status is WorkerStatus.UP else self.status.value
+
+    @property
+    def most_attempts(self) -> int:
+        """Attempts that may be placed here. It may hold more: those that it ran before its scheduler knew of it."""
+        return 1 if self.on_trial else self.limits.max_batch_size
+
+    @property
     def has_slot(self) -> bool:
         """Whether it could start one more attempt, pages aside."""
-        return self.status is WorkerStatus.UP and len(self.attempts) < self.limits.max_batch_size
+        return self.status is WorkerStatus.UP and len(self.attempts) < self.most_attempts
 
     def could_start(self, request: Request) -> bool:
-        """Whether there are pages and a slot for the request now."""
-        if len(self.attempts) >= self.limits.max_batch_size or self.status is not WorkerStatus.UP:
-            return False
+        """Whether the request may be placed here now: there are pages and a slot for it."""
+        return self.has_slot and self._has_pages(request)
+
+    def could_hold(self, request: Request) -> bool:
+        """Whether the worker may run the request besides what is booked: whoever placed it there."""
+        return len(self.attempts) < self.limits.max_batch_size and self._has_pages(request)
+
+    def _has_pages(self, request: Request) -> bool:
         pages = pages_needed(request.tokens + self.limits.reserve_tokens)
         return self.ledger.pages_to_take(pages, request.admission.page_hashes) <= self.ledger.free_pages
 

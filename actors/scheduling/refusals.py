@@ -44,8 +44,8 @@ def _retry_after_s(state: SchedulerState) -> float:
 def refuse_at_the_door(state: SchedulerState, admission: Admission, front_id: str) -> Refuse | None:
     """Refuse what is well formed and may not wait all the same; None if it may.
 
-    A request that ran before (attempt 2 and later) is not subject to the bound of the queue: it was let in once, and
-    its front has shown a part of it already.
+    A request that ran before (attempt 2 and later), or waited before with a dispatcher that was lost, is not subject to
+    the bound of the queue: it was let in once, and its front may have shown a part of it already.
     """
     name, limits = admission.request_id, state.known_limits()
     if not state.hopeful():
@@ -53,7 +53,7 @@ def refuse_at_the_door(state: SchedulerState, admission: Admission, front_id: st
     if limits and not any(fits(admission, limit) for limit in limits):
         text = intake.size_message(admission, limits)
         return refuse(state, name, front_id, RefusalReason.OVERSIZED, text)
-    if len(state.queue) >= state.config.max_queued_requests and admission.attempt == 1:
+    if len(state.queue) >= state.config.max_queued_requests and not intake.was_let_in(admission):
         text = f"{len(state.queue)} requests wait already, which is the bound."
         return refuse(state, name, front_id, RefusalReason.QUEUE_FULL, text, _retry_after_s(state))
     return None
@@ -68,6 +68,8 @@ def refuse_duplicate(state: SchedulerState, known: Request, admission: Admission
 
 def press_back(state: SchedulerState, request: Request) -> list[Action]:
     """Refuse a request that has just arrived, and has to wait, if it would wait too long."""
+    if request.admission.waited_s:  # how long it has to wait in all was foreseen by somebody else, if at all
+        return []
     waits = state.waits
     place_wait_s = request.place_wait_s if request.wants >= 0 else None
     if place_wait_s is not None:

@@ -10,6 +10,10 @@ from actors.scheduling.records import Request, RequestState, Worker
 from actors.scheduling.state import SchedulerState
 from actors.scheduling.transitions import end, revoke, room_appeared
 
+TRIAL_S = 5.0
+"""A worker on trial has passed when an attempt has gone on there for so long since its first token, if none has ended
+before with something generated."""
+
 
 def on_reported(state: SchedulerState, event: Reported) -> list[Action]:
     report = event.report
@@ -22,6 +26,8 @@ def on_reported(state: SchedulerState, event: Reported) -> list[Action]:
         return []
     trust(worker, state.now_s)
     actions = _take_in(state, worker, report)
+    if worker.on_trial and any(_goes_well(request, state.now_s) for request in worker.attempts.values()):
+        worker.on_trial = False
     room_appeared(state, worker)
     return actions
 
@@ -63,7 +69,7 @@ def _take_in_attempts(state: SchedulerState, worker: Worker, report: StepReport)
     for done in report.finished:
         request = _booked(state, worker, done.request_id, done.attempt)
         if request is not None:
-            _finish(state, request, done)
+            _finish(state, worker, request, done)
 
 
 def _booked(state: SchedulerState, worker: Worker, request_id: str, attempt: int) -> Request | None:
@@ -79,8 +85,14 @@ def _booked(state: SchedulerState, worker: Worker, request_id: str, attempt: int
     return request
 
 
-def _finish(state: SchedulerState, request: Request, done: AttemptFinished) -> None:
+def _goes_well(request: Request, now_s: float) -> bool:
+    return request.first_token_s is not None and now_s - request.first_token_s >= TRIAL_S
+
+
+def _finish(state: SchedulerState, worker: Worker, request: Request, done: AttemptFinished) -> None:
     tokens = min(max(done.completion_tokens, 0), request.admission.max_new_tokens)
+    if tokens:
+        worker.on_trial = False
     state.counts["finished"] += 1
     if tokens:
         state.lengths.observe(request.admission.tenant, tokens, request.admission.max_new_tokens)

@@ -8,12 +8,17 @@ from actors.messages import Admission, RefusalReason
 from actors.scheduling import intake
 from actors.scheduling.actions import Action
 from actors.scheduling.config import weight_fault
-from actors.scheduling.events import Cancelled, FrontGone, Submitted, TenantsWeighed
+from actors.scheduling.events import Cancelled, FrontGone, Settling, Submitted, TenantsWeighed
 from actors.scheduling.health import suspect
 from actors.scheduling.records import Request, RequestState, WorkerStatus
 from actors.scheduling.refusals import refuse, refuse_at_the_door, refuse_duplicate, wait_bound_s
 from actors.scheduling.state import SchedulerState
 from actors.scheduling.transitions import end, enter, grant, revoke
+
+
+def on_settling(state: SchedulerState, event: Settling) -> list[Action]:
+    state.settled_at_s = state.now_s + event.duration_s
+    return []
 
 
 def on_submitted(state: SchedulerState, event: Submitted) -> list[Action]:
@@ -89,18 +94,22 @@ def _supersede(state: SchedulerState, known: Request, admission: Admission, fron
 def _enqueue(state: SchedulerState, admission: Admission, front_id: str) -> None:
     timeout_s = math.inf if admission.timeout_s is None else admission.timeout_s
     expected = state.lengths.expected(admission.tenant, admission.max_new_tokens)
+    arrived_s = state.now_s - admission.waited_s
     request = Request(
         admission=admission,
-        arrived_s=state.now_s,
-        deadline_s=state.now_s + min(wait_bound_s(state, admission), timeout_s),
+        arrived_s=arrived_s,
+        deadline_s=arrived_s + min(wait_bound_s(state, admission), timeout_s),
         expected_tokens=expected,
         work=0.0,
+        asked_s=state.now_s - admission.age_s,
         front_id=front_id,
         overtakers=state.foreground_starts,
     )
     request.work = state.waits.work(admission.prompt_tokens, expected, request.own_pages, state.now_s)
     enter(state, request)
     state.note(request, "attempt {} queued as {}", admission.attempt, admission.priority.value)
+    if admission.waited_s:
+        state.note(request, "it had waited {:.3f} s already, with a dispatcher that was lost", admission.waited_s)
 
 
 def on_cancelled(state: SchedulerState, event: Cancelled) -> list[Action]:

@@ -61,7 +61,7 @@ class WorkersRoom:
         """The most tokens of a request of this class that could start there now, shared pages aside; 0: none could.
         The same as `Placement` finds for all workers at once."""
         limits = worker.limits
-        slots, pages = limits.max_batch_size - len(worker.attempts), worker.ledger.free_pages
+        slots, pages = worker.most_attempts - len(worker.attempts), worker.ledger.free_pages
         if slots < 1 or worker.status is not WorkerStatus.UP or worker.index in self._placement.reserved:
             return 0
         if self._priority is not Priority.BATCH:

@@ -14,7 +14,7 @@ from actors.scheduling.transitions import book, grant, leave_queue
 def start_matches(state: SchedulerState) -> list[Action]:
     """Start whatever the matchmaker finds a place for."""
     actions: list[Action] = []
-    if not state.queue or not len(state.fleet):
+    if not state.queue or not len(state.fleet) or state.settling:
         return actions
     backlog_s = state.waits.drain_s(state.queue.work)
     for request, worker in state.matchmaker.matches(state.now_s, state.touched, backlog_s, state.arrived):

@@ -7,7 +7,7 @@ those that change it. They build on each other in one direction:
     state                                               all of them together
     transitions                                         a request's way into a worker's books and out of them
     refusals, health                                    who is refused; which workers are trusted
-    requests, workers, reports, starting                what each event does
+    requests, workers, draining, reports, starting      what each event does
     core                                                one event after the other
 """
 
@@ -44,6 +44,8 @@ class SchedulerState:
         self.expected: dict[str, WorkerLimits | None] = {}
         """Slots for which a worker may come, with the limits of the last one there, if there was one."""
         self.matchmaker = Matchmaker(self.queue, self.fleet, make_policy(config.policy, config.seed))
+        self.settled_at_s = 0.0
+        """Before this time nothing is placed."""
         self.waits = WaitEstimator(self.fleet, config.seed)
         self.lengths = OutputLengths()
         self.checked_limits: frozenset[WorkerLimits] = frozenset()
@@ -72,6 +74,10 @@ class SchedulerState:
     def hopeful(self) -> bool:
         """Whether a request that waits may ever be placed."""
         return bool(self.expected) or any(w.status is not WorkerStatus.DRAINING for w in self.fleet)
+
+    @property
+    def settling(self) -> bool:
+        return self.now_s < self.settled_at_s
 
     def known_limits(self) -> tuple[WorkerLimits, ...]:
         """Limits of the workers that are up or were before they went down; empty while nobody knows."""

@@ -11,7 +11,7 @@ from actors.results import Priority
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatistics:
-    """One worker. `state` is "up", "suspect" or "draining"; `attempts` counts those granted or running there.
+    """One worker. `state` is "up", "trial", "suspect" or "draining"; `attempts` counts those granted or running there.
 
     Pages: `total_pages` = `free_pages` (no reference; some of them still resident) + those in use.
     `step_s(b) = step_base_s + b * step_per_job_s`, and a prompt token costs `prefill_s_per_token`, as learned.

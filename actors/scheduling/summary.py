@@ -41,7 +41,7 @@ def _worker(worker: Worker) -> WorkerStatistics:
     return WorkerStatistics(
         worker_id=worker.worker_id,
         slot_name=worker.slot_name,
-        state=worker.status.value,
+        state=worker.condition,
         attempts=len(worker.attempts),
         max_batch_size=worker.limits.max_batch_size,
         total_pages=worker.ledger.total_pages,

@@ -1,7 +1,7 @@
 """The only places where a request changes its state: it is queued, booked, ended; see `records.RequestState`.
 
 queued --book--> granted --(a report names it)--> running
-   \\________________\\_______________________________\\____ end, revoke: forgotten
+   \\________________\\_______________________________\\____ end, revoke, move: forgotten
 """
 
 from __future__ import annotations
@@ -56,6 +56,18 @@ def revoke(state: SchedulerState, request: Request, why: str, *values: object) -
         return []
     reason = why.format(*values)
     return [Revoke(Revocation(request.request_id, request.admission.attempt, reason), request.front_id)]
+
+
+def move(state: SchedulerState, request: Request, worker: Worker) -> list[Action]:
+    """Take a request's place on a worker that is well, so that it goes on elsewhere.
+
+    Whose an attempt without an owner is (see `events.WorkerUp`), is for the fronts to know: all are told.
+    """
+    why = "worker {} is being emptied"
+    end(state, request, why, worker.worker_id)
+    reason = why.format(worker.worker_id)
+    revocation = Revocation(request.request_id, request.admission.attempt, reason, moved=True)
+    return [Revoke(revocation, request.front_id)]
 
 
 def grant(request: Request, worker: Worker) -> Start:

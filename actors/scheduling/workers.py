@@ -1,4 +1,4 @@
-"""What becomes of workers: they are expected, come up, are emptied, go. Each function takes in one event; see
+"""What becomes of workers: they are expected, come up, go. Each function takes in one event; see
 `state.py`."""
 
 from __future__ import annotations
@@ -7,8 +7,8 @@ import math
 
 from actors.messages import RunningAttempt
 from actors.scheduling import intake
-from actors.scheduling.actions import Action, StopWorker
-from actors.scheduling.events import WorkerDown, WorkerDraining, WorkerExpected, WorkerLost, WorkerUp
+from actors.scheduling.actions import Action
+from actors.scheduling.events import WorkerDown, WorkerExpected, WorkerLost, WorkerUp
 from actors.scheduling.records import Request, RequestState, Worker, WorkerStatus, fits
 from actors.scheduling.refusals import refuse_oversized, refuse_the_hopeless
 from actors.scheduling.state import SchedulerState
@@ -19,7 +19,7 @@ def on_expected(state: SchedulerState, event: WorkerExpected) -> list[Action]:
     if event.slot_name in state.fleet.by_slot:
         state.ignore("worker expected in a slot that has one")
     else:
-        state.expected.setdefault(event.slot_name, None)
+        state.expected[event.slot_name] = event.limits or state.expected.get(event.slot_name)
     return []
 
 
@@ -33,7 +33,7 @@ def on_up(state: SchedulerState, event: WorkerUp) -> list[Action]:
     old = state.fleet.by_slot.get(event.slot_name)
     actions = [] if old is None else _remove(state, old, f"{event.worker_id} has taken its place")
     state.expected.pop(event.slot_name, None)
-    worker = state.fleet.add(event.worker_id, event.slot_name, event.limits, event.sequence)
+    worker = state.fleet.add(event.worker_id, event.slot_name, event.limits, event.sequence, on_trial=event.trial)
     state.queue.tell_apart(event.limits)
     worker.quiet_since_s = state.now_s
     worker.ledger.add_resident(event.resident_pages)
@@ -79,7 +79,7 @@ def _adoption_fault(worker: Worker, request: Request, known: Request | None) -> 
         fault = "worker runs an old attempt"
     elif known is not None and known.worker is not None:
         fault = "worker runs an attempt that is booked elsewhere"
-    if fault is None and not (fits(admission, worker.limits) and worker.could_start(request)):
+    if fault is None and not (fits(admission, worker.limits) and worker.could_hold(request)):
         fault = "worker runs more than it can"
     return fault
 
@@ -115,25 +115,4 @@ def _remove(state: SchedulerState, worker: Worker, reason: str) -> list[Action]:
     state.matchmaker.worker_gone(worker.index)
     state.fleet.remove(worker)
     state.touch_all()
-    return actions
-
-
-def on_draining(state: SchedulerState, event: WorkerDraining) -> list[Action]:
-    worker = state.fleet.by_id.get(event.worker_id)
-    if worker is None or worker.status is WorkerStatus.DRAINING:
-        state.ignore("draining of an unknown or draining worker")
-        return []
-    state.fleet.drain(worker)
-    state.matchmaker.worker_gone(worker.index)
-    state.touch_all()
-    return refuse_the_hopeless(state)
-
-
-def stop_the_drained(state: SchedulerState) -> list[Action]:
-    """Workers that were to be emptied and have nothing left are to be stopped, once each."""
-    actions: list[Action] = []
-    for worker in state.fleet.draining:
-        if not worker.attempts and not worker.stop_asked:
-            worker.stop_asked = True
-            actions.append(StopWorker(worker.worker_id))
     return actions

@@ -34,6 +34,10 @@ class RemoteGenerate:
         reference: ray.ObjectRef[GenerationResult] = self._front.generate.remote(prompt, **options)
         return reference
 
+    def forget(self) -> None:
+        """Let go of the front actor, once the pool is closed."""
+        self._front = None
+
     def __reduce__(self) -> tuple[Any, ...]:
         self._openness.require()
         return _arrived, (SameCluster(), self._front)

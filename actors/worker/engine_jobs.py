@@ -13,7 +13,7 @@ from actors.results import FinishReason, TokenLogprobs
 
 @dataclass(slots=True)
 class ThreadJob:
-    """`kept` is what was generated so far for a front that reads only the whole."""
+    """`kept` is what was generated for a front that reads only the whole, and has not left yet."""
 
     stream_id: str
     request: GenerationRequest
@@ -39,6 +39,15 @@ class ThreadJob:
             resumed_tokens=request.resumed_tokens,
         )
 
+    def take_kept(self) -> tuple[str, tuple[int, ...], tuple[TokenLogprobs, ...]]:
+        """What is kept, joined: text, token ids, logprobs."""
+        events, self.kept = self.kept, []
+        return (
+            "".join(event.text for event in events),
+            tuple(token_id for event in events for token_id in event.token_ids),
+            tuple(entry for event in events for entry in event.logprobs),
+        )
+
     def running_attempt(self) -> RunningAttempt:
         request = self.request
         admission = Admission(
@@ -49,14 +58,6 @@ class ThreadJob:
             page_hashes=request.page_hashes,
         )
         return RunningAttempt(admission, self.cached_tokens)
-
-
-def joined(events: list[Emitted]) -> tuple[str, tuple[int, ...], tuple[TokenLogprobs, ...]]:
-    return (
-        "".join(event.text for event in events),
-        tuple(token_id for event in events for token_id in event.token_ids),
-        tuple(entry for event in events for entry in event.logprobs),
-    )
 
 
 def finished_by(job: ThreadJob, event: Ended) -> Finished:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import mmap
 import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -34,11 +33,10 @@ from actors.messages import LoadProgress, WorkerLimits
 from actors.worker.commands import Command, StepNews
 from actors.worker.engine_jobs import portable
 from actors.worker.engine_thread import EngineThread
+from actors.worker.step_clock import CLOCK_BYTES, StepClock
 
 logger = logging.getLogger(__name__)
 
-_CLOCK = struct.Struct("=qd")
-_BETWEEN_STEPS = -1.0
 _PR_SET_PDEATHSIG = 1
 _EXIT_TIMEOUT_S = 10.0
 _HOLD_THE_INTERPRETER = frozenset({"exllamav2"})
@@ -49,20 +47,6 @@ class _Ended:
     """The last word of the process."""
 
     failure: ExlpoolError | None
-
-
-class StepClock:
-    """Steps done, and since when the current one has been going on, in memory that both processes see."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._memory = mmap.mmap(descriptor, _CLOCK.size)
-
-    def write(self, steps: int, started_at_s: float | None) -> None:
-        _CLOCK.pack_into(self._memory, 0, steps, _BETWEEN_STEPS if started_at_s is None else started_at_s)
-
-    def read(self) -> tuple[int, float | None]:
-        steps, started_at_s = _CLOCK.unpack_from(self._memory)
-        return steps, None if started_at_s == _BETWEEN_STEPS else started_at_s
 
 
 class EngineProcess:
@@ -90,14 +74,18 @@ class EngineProcess:
         self._on_end = on_end
         self._reader = threading.Thread(target=self._read, name="engine-news", daemon=True)
         self._sending = threading.Lock()
+        self._loaded = False
+        self._sent = 0
+        self._unread_since_s = 0.0
+        """When the first of the commands that were not taken up yet was sent, or one before it."""
 
     def start(self) -> None:
         self._connection, theirs = Pipe()
         with TemporaryFile() as file:
-            file.write(bytes(_CLOCK.size))
+            file.write(bytes(CLOCK_BYTES))
             file.flush()
             self._clock = StepClock(file.fileno())
-            self._clock.write(0, None)
+            self._clock.write(0, 0, None)
             descriptors = (theirs.fileno(), file.fileno())
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, *map(str, descriptors), str(os.getpid())],
@@ -111,6 +99,9 @@ class EngineProcess:
     def send(self, command: Command) -> None:
         """Hand a command over; it takes effect before the next step."""
         with self._sending:
+            if self._sent == self._clock.read().commands:
+                self._unread_since_s = time.monotonic()
+            self._sent += 1
             try:
                 self._connection.send(command)
             except OSError:
@@ -127,12 +118,16 @@ class EngineProcess:
 
     @property
     def steps(self) -> int:
-        return self._clock.read()[0]
+        return self._clock.read().steps
 
     @property
     def turn_began_at_s(self) -> float | None:
-        """time.monotonic() of the step that is going on; None between steps."""
-        return self._clock.read()[1]
+        """time.monotonic() of the beginning of the latest turn; None while there is nothing to do. A process that was
+        stopped while it waited does not take up what it was sent: then, since when it should have."""
+        reading = self._clock.read()
+        if reading.turn_began_at_s is None and self._loaded and self._sent > reading.commands:
+            return max(self._unread_since_s, reading.written_at_s)
+        return reading.turn_began_at_s
 
     @property
     def pid(self) -> int:
@@ -144,6 +139,8 @@ class EngineProcess:
         failure: BaseException | None = None
         try:
             while not isinstance(message := self._connection.recv(), _Ended):
+                if isinstance(message, WorkerLimits):  # what was sent until now had to wait for this
+                    self._unread_since_s, self._loaded = time.monotonic(), True
                 self._takers[type(message)](message)
             failure = message.failure
         except (EOFError, OSError):
@@ -183,9 +180,10 @@ def start_engine(
 
 def _needs_own_process(config: EngineConfig) -> bool:
     try:
-        return resolve_engine_name(config) in _HOLD_THE_INTERPRETER
+        name = resolve_engine_name(config)
     except ModelError:
         return False  # the thread will say so
+    return name in _HOLD_THE_INTERPRETER or (name == "simulated" and config.simulated.own_process)
 
 
 def _how(process: subprocess.Popen[bytes]) -> str:
@@ -202,14 +200,20 @@ class _ClockedThread(EngineThread):
     def __init__(self, clock: StepClock, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._clock = clock
+        self._taken = 0
 
     def _begin_turn(self, now_s: float) -> None:
         super()._begin_turn(now_s)
-        self._clock.write(self.steps, now_s)
+        self._clock.write(self.steps, self._taken, now_s)
 
-    def _end_turn(self) -> None:
-        super()._end_turn()
-        self._clock.write(self.steps, None)
+    def _end_turns(self) -> None:
+        super()._end_turns()
+        self._clock.write(self.steps, self._taken, None)
+
+    def _waiting(self, first: Command | None) -> Iterator[Command]:
+        for command in super()._waiting(first):
+            self._taken += 1
+            yield command
 
 
 def _run(connection: Connection, clock: StepClock) -> None:

@@ -17,7 +17,7 @@ from actors.engines.base import Emitted, Ended, Engine, EngineEvent, Prefilled, 
 from actors.errors import ExlpoolError, FatalEngineError
 from actors.messages import AttemptFinished, AttemptStarted, Finished, LoadProgress, StepSample, WorkerLimits
 from actors.worker.commands import Cancel, CancelStream, Command, Inspect, StepNews, Stop, Submit, WholeTruth
-from actors.worker.engine_jobs import ThreadJob, failed_with, finished_by, joined, portable
+from actors.worker.engine_jobs import ThreadJob, failed_with, finished_by, portable
 from actors.worker.output_columns import OutputColumns
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 QUIET_NEWS_S = 0.02
 """Steps in which running jobs only go on, for nobody who reads along, are told of together, at most so long after
 each. Whoever hears of a step needs the interpreter, which this thread needs to keep the device busy."""
+WHOLE_PIECE_S = 0.5
+"""What is generated for fronts that read only the whole leaves in pieces of so long, all jobs' together: so much is
+generated again if this worker dies."""
 
 
 class EngineThread:
@@ -61,10 +64,11 @@ class EngineThread:
         self._untold: list[StepSample] = []
         self._untold_tokens = 0
         self._told_at_s = float("-inf")
+        self._handed_over_at_s = float("-inf")
         self.steps = 0
         self.turn_began_at_s: float | None = None
-        """time.monotonic() of the turn that is going on; None while the thread waits for a command. Read by a watchdog
-        on another thread: all that an engine does it does within a turn, so this is where it hangs."""
+        """time.monotonic() of the beginning of the latest turn; None while the thread waits for a command. Read by a
+        watchdog on another thread: all that an engine does it does within a turn, so this is where it hangs."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -102,16 +106,23 @@ class EngineThread:
         self._on_end(failure)
 
     def _take_turns(self, engine: Engine) -> None:
-        while not self._stopping:
-            first = None if engine.has_work() else self._commands.get()
-            self._begin_turn(time.monotonic())
-            news = StepNews()
-            try:
-                self._turn(engine, first, news)
-            finally:
-                # On the way out of a failure too: what is in the news has happened, and somebody waits for it.
-                self._tell(news)
-                self._end_turn()
+        try:
+            while not self._stopping:
+                first = None if engine.has_work() else self._next_command()
+                self._begin_turn(time.monotonic())
+                news = StepNews()
+                try:
+                    self._turn(engine, first, news)
+                finally:
+                    # On the way out of a failure too: what is in the news has happened, and somebody waits for it.
+                    self._tell(news)
+        finally:
+            self._end_turns()
+
+    def _next_command(self) -> Command:
+        """Wait for it: there is nothing to do without one."""
+        self._end_turns()
+        return self._commands.get()
 
     def _turn(self, engine: Engine, first: Command | None, news: StepNews) -> None:
         inspect = False
@@ -131,6 +142,7 @@ class EngineThread:
         if engine.has_work():
             failed = not self._step(engine, news)
             inspect = inspect or failed
+            self._hand_over(news)
         changes = engine.page_changes()
         news.pages_added, news.pages_evicted = changes.added, changes.evicted
         if inspect:
@@ -140,7 +152,7 @@ class EngineThread:
     def _begin_turn(self, now_s: float) -> None:
         self.turn_began_at_s = now_s
 
-    def _end_turn(self) -> None:
+    def _end_turns(self) -> None:
         self.turn_began_at_s = None
 
     def _tell(self, news: StepNews) -> None:
@@ -241,24 +253,38 @@ class EngineThread:
         if not job.emitted:
             job.emitted = True
             news.first_tokens.append(job.attempt)
-        if job.request.whole:
+        elif job.request.whole:
             job.kept.append(event)
             return
-        columns = news.outputs.get(job.stream_id)
-        if columns is None:
-            columns = news.outputs[job.stream_id] = OutputColumns()
-        columns.add(job.request.ticket, event.text, event.token_ids, event.logprobs)
+        _columns(news, job).add(job.request.ticket, event.text, event.token_ids, event.logprobs)
+
+    def _hand_over(self, news: StepNews) -> None:
+        """From time to time, give away what is kept of whole requests."""
+        now_s = time.monotonic()
+        if now_s - self._handed_over_at_s < WHOLE_PIECE_S:
+            return
+        self._handed_over_at_s = now_s
+        for job in self._jobs.values():
+            if job.kept:
+                _columns(news, job).add(job.request.ticket, *job.take_kept())
 
     def _finish(self, job: ThreadJob, finished: Finished, news: StepNews) -> None:
-        columns = news.outputs.setdefault(job.stream_id, OutputColumns())
+        columns = _columns(news, job)
         if job.kept:
-            columns.add(job.request.ticket, *joined(job.kept))
+            columns.add(job.request.ticket, *job.take_kept())
         columns.finish(job.request.ticket, finished)
         news.finished.append(AttemptFinished(*job.attempt, finished.completion_tokens))
 
     def __repr__(self) -> str:
         state = "in a turn" if self.turn_began_at_s is not None else "waiting"
         return f"<EngineThread: {state}, {len(self._jobs)} jobs, {self.steps} steps>"
+
+
+def _columns(news: StepNews, job: ThreadJob) -> OutputColumns:
+    columns = news.outputs.get(job.stream_id)
+    if columns is None:
+        columns = news.outputs[job.stream_id] = OutputColumns()
+    return columns
 
 
 def _fatal(error: BaseException) -> FatalEngineError:

@@ -19,6 +19,9 @@ class ReportBuilder:
     def __init__(self, worker_id: str) -> None:
         self._worker_id = worker_id
         self.sequence = 0
+        self.generated_tokens = 0
+        self.finished_requests = 0
+        """Totals of this life of the worker, which a dispatcher that was restarted begins with."""
         self.clear()
 
     def clear(self) -> None:
@@ -45,6 +48,8 @@ class ReportBuilder:
         self._first_tokens += news.first_tokens
         self._finished += news.finished
         self._generated_tokens += news.generated_tokens
+        self.generated_tokens += news.generated_tokens
+        self.finished_requests += len(news.finished)
         self._steps += news.earlier
         if news.sample is not None:
             self._steps.append(news.sample)

@@ -5,6 +5,9 @@ The engine runs on a thread of its own (`engine_thread`), which for ExLlamaV2 ha
 opens a stream (`outputs` for a front, `reports` for the dispatcher), always with Ray's generator backpressure on, so
 that Ray closes the stream here when the listener's process is gone.
 
+The engine of a first life starts with `start`, that of a later one when a listener of the reports says so: at once, or
+after a pause where lives before it were short.
+
 How a worker ends:
 
 - the engine cannot be loaded: `reports` raises the reason, and the worker stays, useless, until it is killed;
@@ -25,7 +28,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from actors.config import EngineConfig
-from actors.errors import EngineFailure, ExlpoolError, FatalEngineError
+from actors.errors import FatalEngineError
 from actors.messages import (
     Cancellation,
     GenerationRequest,
@@ -39,9 +42,11 @@ from actors.messages import (
     WorkerReady,
 )
 from actors.supervisor import Supervisor, end_process
-from actors.worker.commands import Cancel, CancelStream, Inspect, StepNews, Stop, Submit
-from actors.worker.engine_process import start_engine
-from actors.worker.output_stream import HEARTBEAT_S, OutputStream
+from actors.worker.commands import Cancel, CancelStream, Command, Inspect, StepNews, Stop, Submit
+from actors.worker.engine_jobs import portable
+from actors.worker.engine_process import EngineProcess, start_engine
+from actors.worker.engine_thread import EngineThread
+from actors.worker.output_stream import HEARTBEAT_S, OutputStreams
 from actors.worker.step_reports import ReportBuilder
 
 T = TypeVar("T")
@@ -62,8 +67,7 @@ class Worker:
         self._worker_id = f"{slot_name}#{secrets.token_hex(4)}"
         self._loop = asyncio.get_running_loop()
         self._supervisor = Supervisor(f"worker {self._worker_id}")
-        self._streams: dict[str, OutputStream] = {}
-        """By stream id: front, life of the worker that its link is for, and number of the opening."""
+        self._streams = OutputStreams()
         self._reports = ReportBuilder(self._worker_id)
         self._ready_wanted = False
         """A new listener of the reports waits for the whole truth, with which it begins."""
@@ -73,13 +77,33 @@ class Worker:
         self._failure: BaseException | None = None
         self._ended = asyncio.Event()
         self._changed = asyncio.Event()
-        self._engine = start_engine(
-            config,
-            on_progress=lambda progress: self._post(self._note_progress, progress),
-            on_loaded=lambda limits: self._post(self._note_loaded, limits),
-            on_news=lambda news: self._post(self._deliver, news),
-            on_end=lambda failure: self._post(self._note_ended, failure),
-        )
+        self._config = config
+        self._engine: EngineThread | EngineProcess | None = None
+        """None until it is started."""
+
+    async def start(self) -> None:
+        """Start the engine. Whoever makes a worker calls this, so that its first life need not wait for a listener."""
+        self._start_engine()
+
+    def _start_engine(self) -> None:
+        if self._engine is not None or self._ended.is_set():
+            return
+        try:
+            self._engine = start_engine(
+                self._config,
+                on_progress=lambda progress: self._post(self._note_progress, progress),
+                on_loaded=lambda limits: self._post(self._note_loaded, limits),
+                on_news=lambda news: self._post(self._deliver, news),
+                on_end=lambda failure: self._post(self._note_ended, failure),
+            )
+        except (OSError, RuntimeError) as error:  # the machine has no process or no thread left for it
+            logger.exception("The engine of worker %s could not be started", self._worker_id)
+            self._note_ended(error)
+
+    def _tell_engine(self, command: Command) -> None:
+        """What comes before the engine is about nothing that it has."""
+        if self._engine is not None:
+            self._engine.send(command)
 
     def _post(self, function: Callable[[T], None], value: T) -> None:
         """Called on the engine's threads: have the event loop take something in."""
@@ -106,8 +130,7 @@ class Worker:
         self._failure = failure
         self._ended.set()
         self._changed.set()
-        for stream in self._streams.values():
-            stream.close()
+        self._streams.close_all()
         if failure is not None and (self._limits is not None or isinstance(failure, FatalEngineError)):
             what = f"Worker {self._worker_id}, whose engine is beyond repair ({failure}),"
             self._supervisor.start("last words", self._last_words(), on_end=end_process(what))
@@ -120,10 +143,8 @@ class Worker:
                     await self._change()
 
     def _deliver(self, news: StepNews) -> None:
-        for stream_id, columns in news.outputs.items():
-            stream = self._streams.get(stream_id)
-            if stream is not None:
-                stream.put(columns)
+        self._streams.put(news.outputs)
+        self._reports.add(news)
         if news.truth is not None and self._ready_wanted:
             self._ready_wanted = False
             self._reports.clear()  # the truth has it all, and counts as a report itself
@@ -135,9 +156,9 @@ class Worker:
                 resident_pages=news.truth.resident_pages,
                 sequence=self._reports.sequence,
                 running=news.truth.running,
+                generated_tokens=self._reports.generated_tokens,
+                finished_requests=self._reports.finished_requests,
             )
-        else:
-            self._reports.add(news)
         self._changed.set()
 
     # Fronts.
@@ -145,18 +166,12 @@ class Worker:
     async def outputs(self, stream_id: str) -> AsyncIterator[Listening | StepOutput]:
         """One message per step that made something for this stream, after one that says who listens.
 
-        A front's link has one stream at a time, that of the highest number: it ends those before it, and one that
-        arrives after it was given up by its front before. When a stream ends, for whatever reason, all its jobs are
-        cancelled.
+        One that its front has given up already for a newer one ends at once. When a stream ends, for whatever reason,
+        all its jobs are cancelled.
         """
-        link_id, number = _parts(stream_id)
-        for other_id, other in self._streams.items():
-            other_link_id, other_number = _parts(other_id)
-            if other_link_id == link_id and other_number > number:
-                return
-            if other_link_id == link_id:
-                other.close()
-        stream = self._streams[stream_id] = OutputStream()
+        stream = self._streams.open(stream_id)
+        if stream is None:
+            return
         if self._ended.is_set():
             stream.close()
         try:
@@ -164,17 +179,17 @@ class Worker:
             while (output := await stream.take()) is not None:
                 yield output
         finally:
-            if self._streams.get(stream_id) is stream:
-                del self._streams[stream_id]
+            self._streams.forget(stream_id, stream)
             self._changed.set()
-            self._engine.send(CancelStream(stream_id))
+            self._tell_engine(CancelStream(stream_id))
 
     async def take_commands(self, stream_id: str, commands: tuple[WorkerCommand, ...]) -> bool:
-        """Hand attempts and cancellations to the engine, in their order. False: this worker does not know the stream.
+        """Hand attempts and cancellations to the engine, in their order. False: this worker does not know the stream,
+        or has no engine yet, and nothing was taken up.
 
         An attempt that is cancelled ends with a `Finished` of its own unless it already had.
         """
-        if stream_id not in self._streams:
+        if stream_id not in self._streams or self._engine is None:
             return False
         for command in commands:
             match command:
@@ -186,23 +201,30 @@ class Worker:
 
     # The dispatcher.
 
-    async def reports(self) -> AsyncIterator[WorkerNews]:
+    async def reports(self, start_after_s: float = 0.0) -> AsyncIterator[WorkerNews]:
         """Who this is, progress while the model loads, one `WorkerReady`, then step reports while the worker lives.
 
-        Says who this is again whenever there is nothing else to tell for HEARTBEAT_S. Ends when the worker is closed.
-        One listener at a time: the dispatcher.
+        The engine starts `start_after_s` from now, unless it does so earlier for another listener. The stream says who
+        this is again whenever there is nothing else to tell for HEARTBEAT_S, and ends when the worker is closed. One
+        listener at a time: the dispatcher.
         :raises ModelError: the engine could not be loaded; the worker stays, useless, until it is killed.
         """
+        if start_after_s > 0.0:
+            self._loop.call_later(start_after_s, self._start_engine)
+        else:
+            self._start_engine()
         yield Listening(self._worker_id)
         while self._limits is None:
             self._raise_if_load_failed()
+            if self._ended.is_set():
+                return
             if self._progress is not None:
                 progress, self._progress = self._progress, None
                 yield progress
             if not await self._changes():
                 yield Listening(self._worker_id)
         self._ready_wanted, self._ready = True, None
-        self._engine.send(Inspect())
+        self._tell_engine(Inspect())
         while self._ready is None and not self._ended.is_set():
             if not await self._changes():
                 yield Listening(self._worker_id)
@@ -243,21 +265,20 @@ class Worker:
         self._changed.clear()
 
     def _raise_if_load_failed(self) -> None:
-        if self._failure is None:
-            return
-        if isinstance(self._failure, ExlpoolError):
-            raise self._failure
-        failure = self._failure
-        raise EngineFailure(f"The engine could not be loaded: {type(failure).__name__}: {failure}") from failure
+        if self._failure is not None:
+            raise portable(self._failure, "The engine could not be loaded")
 
     async def resync(self) -> None:
         """Have the next report carry the whole truth about resident pages and running attempts."""
-        self._engine.send(Inspect())
+        self._tell_engine(Inspect())
 
     async def heartbeat(self) -> Heartbeat:
-        began_at_s = self._engine.turn_began_at_s
+        engine = self._engine
+        if engine is None:
+            return Heartbeat(self._worker_id, 0, 0.0, os.getpid())
+        began_at_s = engine.turn_began_at_s
         age_s = 0.0 if began_at_s is None else time.monotonic() - began_at_s
-        return Heartbeat(self._worker_id, self._engine.steps, age_s, os.getpid())
+        return Heartbeat(self._worker_id, engine.steps, age_s, os.getpid())
 
     async def end(self, worker_id: str, reason: str) -> None:
         """End this process if it is the life that is meant."""
@@ -270,7 +291,9 @@ class Worker:
 
         :raises TimeoutError: it does not stop.
         """
-        self._engine.send(Stop())
+        if self._engine is None:
+            self._note_ended(None)
+        self._tell_engine(Stop())
         async with asyncio.timeout(timeout_s):
             await self._ended.wait()
 
@@ -280,9 +303,3 @@ class Worker:
 
     def __repr__(self) -> str:
         return f"<Worker {self._worker_id}>"  # short, since Ray puts it before every line of the actor's log
-
-
-def _parts(stream_id: str) -> tuple[str, int]:
-    """The link of a stream, which is a front and the life of a worker that it means, and the number of its opening."""
-    link_id, _, number = stream_id.rpartition("/")
-    return link_id, int(number)

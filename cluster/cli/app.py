@@ -19,11 +19,11 @@ from actors import ExlpoolError, Pool
 from actors.ray_failures import plain_reason
 from actors.version import package_version
 from actors.wording import value_told
+from cluster.cli import members, serve
 from cluster.cli import options as opt
 from cluster.cli.console import complain, errors, loading
 from cluster.cli.listing import describe_models
 from cluster.cli.run_file import Format, run_file
-from cluster.cli.serve import register
 from cluster.cli.sources import read_prompt
 
 INTERRUPTED = 130
@@ -120,7 +120,8 @@ def version() -> None:
     print(package_version())
 
 
-register(app)
+serve.register(app)
+members.register(app)
 
 
 def main() -> None:

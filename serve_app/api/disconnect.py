@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from starlette.types import Receive
 
@@ -37,6 +38,10 @@ class UntilClientGone:
         self._cancelling = self._task.cancelling()
         self._tasks.start("watching the connection", self._watch(), on_end=self._client_gone)
         return self
+
+    def gone_with(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Work until the end of the block, beside what runs inside. If it ends before, the client is gone."""
+        self._tasks.start(name, work, on_end=self._client_gone)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -10,7 +10,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from actors.errors import ExlpoolError
-from actors.results import Timing
 from serve_app.api.answer import Answer
 from serve_app.api.deadline import Deadline, note_first_byte
 from serve_app.api.disconnect import ClientGone, UntilClientGone
@@ -18,8 +17,10 @@ from serve_app.api.generation import most_tokens, run_whole, stream
 from serve_app.api.options import own_names
 from serve_app.api.parsing import parse_body
 from serve_app.api.schemas.chat import ChatCompletionRequest
+from serve_app.api.schemas.common import GenerationFields
 from serve_app.api.schemas.completions import CompletionRequest
 from serve_app.api.sse import DONE, EventStream
+from serve_app.api.timing import timing_headers
 from serve_app.api.usage import usage_model
 from serve_app.caller import Caller, caller_of
 from serve_app.config import ApiLimits
@@ -41,9 +42,9 @@ class Service:
         self._limits = limits
 
     async def generate(self, http: Request, endpoint: str, schema: type[Body], prepare: Prepare[Body]) -> Response:
-        """Answer a request. What can be refused is refused before the response begins.
+        """Answer a request. What can be refused is refused before the response begins; a stream, when it is sent.
 
-        :raises ExlpoolError: the request is wrong, was refused, or failed before any of its text was there.
+        :raises ExlpoolError: the request is wrong, was refused, or failed.
         """
         observed = ObservedRequest(self._observer, endpoint)
         note_first_byte(http)
@@ -86,9 +87,10 @@ class Service:
         answer.jobs = deadline.imposed(answer.jobs)
         usage = UsageSum(body.n or 1, [len(job.token_ids) for job in answer.jobs])
         observed.start(model.name, usage)
+        if body.stream:
+            events = _events(model, body, answer, usage, observed)
+            return EventStream(events, observed, keepalive_s=self._limits.keepalive_s)
         with own_names(body):
-            if body.stream:
-                return await _streamed(model, answer, usage, observed, include_usage=body.include_usage)
             return await _whole(model, answer, usage, observed)
 
 
@@ -108,46 +110,21 @@ async def _whole(model: ServedModel, answer: Answer, usage: UsageSum, observed: 
     return response
 
 
-async def _streamed(
-    model: ServedModel, answer: Answer, usage: UsageSum, observed: ObservedRequest, *, include_usage: bool
-) -> Response:
-    """Wait for the first text, or the refusal that comes in its place, and hand the rest to the response."""
-    events = _events(model, answer, usage, observed, include_usage=include_usage)
-    try:
-        head = await anext(events)
-    except BaseException:
-        await events.aclose()
-        raise
-    headers = {} if observed.timing is None else timing_headers(observed.timing, whole=False)
-    return EventStream(head, events, observed, headers)
-
-
 async def _events(
-    model: ServedModel, answer: Answer, usage: UsageSum, observed: ObservedRequest, *, include_usage: bool
+    model: ServedModel, body: GenerationFields, answer: Answer, usage: UsageSum, observed: ObservedRequest
 ) -> AsyncGenerator[str, None]:
     """The text of the stream, in pieces that are never empty."""
     opening = answer.opening()
-    async with aclosing(stream(model.front, answer.jobs)) as deltas:
-        async for choice, delta in deltas:
-            observed.streamed(delta)
-            if delta.usage is None:
-                usage.stream(choice, len(delta.token_ids))
-            else:
-                usage.end(choice, delta.usage)
-            text = opening + answer.chunks(choice, delta)
-            opening = ""
-            if text:
-                yield text
-    yield (answer.writer.usage(usage_model(usage)) if include_usage else "") + DONE
-
-
-def timing_headers(timing: Timing, *, whole: bool) -> dict[str, str]:
-    """Where the time went, in milliseconds; of a stream as far as its first token."""
-    headers = {"x-queue-time-ms": _ms(timing.queue_s), "x-prefill-time-ms": _ms(timing.prefill_s)}
-    if whole:
-        headers["x-inference-time-ms"] = _ms(timing.total_s - timing.queue_s)
-    return headers
-
-
-def _ms(seconds: float) -> str:
-    return f"{max(seconds, 0.0) * 1000.0:.1f}"
+    with own_names(body):
+        async with aclosing(stream(model.front, answer.jobs)) as deltas:
+            async for choice, delta in deltas:
+                observed.streamed(delta)
+                if delta.usage is None:
+                    usage.stream(choice, len(delta.token_ids))
+                else:
+                    usage.end(choice, delta.usage)
+                text = opening + answer.chunks(choice, delta)
+                opening = ""
+                if text:
+                    yield text
+    yield (answer.writer.usage(usage_model(usage)) if body.include_usage else "") + DONE

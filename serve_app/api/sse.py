@@ -9,17 +9,19 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from actors.errors import ExlpoolError
 from serve_app.api.disconnect import ClientGone, UntilClientGone
 from serve_app.api.schemas.common import UsageModel
+from serve_app.api.silence import EventSender
+from serve_app.api.timing import timing_headers
 from serve_app.errors import InternalError, error_json
-from serve_app.metrics.observed_request import ObservedRequest
+from serve_app.metrics.observed_request import CLIENT_GONE_STATUS, ObservedRequest
 
 logger = logging.getLogger(__name__)
 
@@ -64,47 +66,61 @@ class ChunkWriter:
 
 
 class EventStream(Response):
-    """Sends `head` at once and then what `events` yields, until it ends, fails, or the client goes away.
+    """Sends what `events` yields, until it ends, fails, or the client goes away; a comment when it is silent for long.
 
-    A failure is told as an error event; no [DONE] follows it, so that it never looks finished.
+    A failure that comes before anything was sent is raised, so that it has its own status. A later one is told as an
+    error event; no [DONE] follows it, so that it never looks finished.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, head: str, events: AsyncGenerator[str, None], observed: ObservedRequest, headers: Mapping[str, str]
-    ) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
+    def __init__(self, events: AsyncGenerator[str, None], observed: ObservedRequest, *, keepalive_s: float) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._head = head
         self._events = events
         self._observed = observed
+        self._keepalive_s = keepalive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        outcome = "disconnected"
+        """:raises Exception: it failed, or was refused, before anything was sent."""
+        sender = EventSender(send, self._begin, self._keepalive_s)
+        outcome, status = "disconnected", CLIENT_GONE_STATUS
         try:
-            async with UntilClientGone(receive):
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                outcome = await self._send_events(send)
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            async with UntilClientGone(receive) as client:
+                client.gone_with("keeping the connection alive", sender.break_silence())
+                outcome = await self._send_events(sender)
+                await sender.text("", more=False)
         except ClientGone:
             outcome = "disconnected"
+            if not sender.begun:
+                await Response(status_code=CLIENT_GONE_STATUS)(scope, receive, send)
+        except Exception as failure:
+            error = failure if isinstance(failure, ExlpoolError) else InternalError("")
+            outcome, status = error.code, error.status
+            raise
         finally:
             await self._events.aclose()
-            self._observed.end(outcome, self.status_code)
+            self._observed.end(outcome, self.status_code if sender.begun else status)
 
-    async def _send_events(self, send: Send) -> str:
+    def _begin(self) -> Message:
+        if self._observed.timing is not None:
+            self.headers.update(timing_headers(self._observed.timing, whole=False))
+        return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+
+    async def _send_events(self, sender: EventSender) -> str:
         """Returns how it ended."""
         error: ExlpoolError
         try:
-            await send({"type": "http.response.body", "body": self._head.encode(), "more_body": True})
             async for text in self._events:
-                await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                await sender.text(text)
             return "ok"
-        except ExlpoolError as failure:
-            error = failure
-        except Exception:
-            logger.exception("A stream failed")
-            error = InternalError("The server failed on this request; its log says why.")
-        await send({"type": "http.response.body", "body": f"data: {error_json(error)}\n\n".encode(), "more_body": True})
+        except Exception as failure:
+            if not sender.begun:
+                raise
+            if isinstance(failure, ExlpoolError):
+                error = failure
+            else:
+                logger.exception("A stream failed")
+                error = InternalError("The server failed on this request; its log says why.")
+        await sender.text(f"data: {error_json(error)}\n\n")
         return error.code

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import ray
 from ray.exceptions import RayError
 
-from actors.launch import needed_resources
 from actors.ray_session import cancel_stream, open_stream
+from actors.worker_starter import resources_of_worker
 from serve_app.config import ModelConfig
 from serve_app.serving.pool_lease import RETRY_S, get_holder, until_gone
 from serve_app.serving.pool_names import holder_name, holders_of
@@ -24,7 +24,7 @@ CALLED_OFF_PAUSE_S = 5.0
 
 def has_room(config: ModelConfig, workers: int) -> bool:
     """Whether so many workers of the model fit beside all that runs, as far as Ray tells."""
-    cpus, gpus = needed_resources(config)
+    cpus, gpus = resources_of_worker(config)
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     return workers * cpus <= free.get("CPU", 0.0) and workers * gpus <= free.get("GPU", 0.0)
 

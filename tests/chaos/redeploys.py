@@ -2,8 +2,8 @@
 
 A cluster of its own, simulated engines, and clients that ask all the time, for streams and for whole answers, and know
 what each answer must be. Prints a line per situation: requests, those that ended otherwise than without it, and the
-longest time in which a client that waited heard nothing. `--only WORD...` runs the situations that have one of the words in
-their name.
+longest time in which a client that waited heard nothing. `--only WORD...` runs the situations that have one of the
+words in their name.
 """
 
 from __future__ import annotations

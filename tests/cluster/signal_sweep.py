@@ -34,7 +34,7 @@ STARTING_RAY = (
     "after:ray._private.worker:connect",
     "after:ray:init",
 )
-OF_A_POOL = ("before:actors.launch:launch", "after:actors.pool:_wait_until_ready", "before:actors.pool:_start_front")
+OF_A_POOL = ("before:actors.launch:launch", "after:actors.pool:wait_until_ready", "before:actors.pool:_start_front")
 AT_THE_END = ("before:actors.pool:Pool.close", "before:ray:shutdown", "after:ray:shutdown")
 OF_A_SERVER = (
     "before:cluster.server:OwnServer._start",

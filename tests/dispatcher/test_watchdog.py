@@ -41,10 +41,16 @@ class _Rig:
     def __init__(self, **simulated: Any) -> None:
         config = EngineConfig(engine="simulated", simulated=simulated)
         self.worker: Any = ray.remote(Worker).options(num_cpus=0).remote("slot", config)
-        self.slot = Slot("slot", self.worker)
+        self.slot = Slot("slot")
+        self.slot.handle = self.worker
         self.supervisor = Supervisor("test")
-        self.watchdog = Watchdog(self.supervisor, STALL_S)
+        self.ended: list[tuple[str, str]] = []
+        self.watchdog = Watchdog(self.supervisor, STALL_S, self._ended)
         self.process: psutil.Process | None = None
+
+    async def _ended(self, slot: Slot, worker_id: str, reason: str) -> None:
+        assert slot is self.slot
+        self.ended.append((worker_id, reason))
 
     async def beat(self) -> Heartbeat:
         beat: Heartbeat = await self.worker.heartbeat.remote()
@@ -57,7 +63,7 @@ class _Rig:
                 break
         cancel_stream(stream)
         beat = await self.beat()
-        self.slot.worker_id, self.process = beat.worker_id, psutil.Process(beat.pid)
+        self.slot.life, self.process = beat.worker_id, psutil.Process(beat.pid)
 
     async def hang(self) -> None:
         """Have the engine begin a step that does not end."""
@@ -87,18 +93,21 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[_Rig]:
 
 
 async def test_a_worker_that_waits_for_work_lives(rig: _Rig) -> None:
-    assert rig.slot.worker_id is not None
-    await rig.probe(rig.slot.worker_id)
+    assert rig.slot.life is not None
+    await rig.probe(rig.slot.life)
     assert rig.alive()
 
 
 @pytest.mark.parametrize("rig", [{"stall_at_step": 1}], indirect=True)
 async def test_a_worker_that_hangs_in_a_step_ends(rig: _Rig) -> None:
-    assert rig.slot.worker_id is not None
+    assert rig.slot.life is not None
     await rig.hang()
-    await rig.probe(rig.slot.worker_id)
+    await rig.probe(rig.slot.life)
     while rig.alive():
         await asyncio.sleep(0.05)
+    ((worker_id, reason),) = rig.ended
+    assert worker_id == rig.slot.life
+    assert "in one step" in reason
 
 
 @pytest.mark.parametrize("rig", [{"stall_at_step": 1}], indirect=True)
@@ -112,12 +121,14 @@ async def test_a_probe_of_a_former_life_ends_nothing(rig: _Rig) -> None:
 async def test_a_worker_that_does_not_answer_is_killed_if_it_is_still_the_one(
     rig: _Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert rig.slot.worker_id is not None
+    assert rig.slot.life is not None
     assert rig.process is not None
     monkeypatch.setattr(watchdog, "ANSWER_TIMEOUT_S", 1.0)
     rig.process.suspend()
     await rig.probe("slot#formerlife")
     assert rig.alive(), "another life sits there now"
-    await rig.probe(rig.slot.worker_id)
+    assert rig.ended == []
+    await rig.probe(rig.slot.life)
     while rig.alive():
         await asyncio.sleep(0.05)
+    assert rig.ended == [(rig.slot.life, "it did not answer within 1 s")]

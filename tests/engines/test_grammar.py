@@ -104,6 +104,40 @@ def test_states_of_one_grammar_are_independent(compiler: Grammars) -> None:
     assert allowed(first) == allowed(second)
 
 
+@examples(25)
+@given(seed=st.integers(0, 2**32), share=st.floats(0, 1))
+def test_a_resumed_text_allows_what_it_allowed_before(compiler: Grammars, seed: int, share: float) -> None:
+    random, mask = Random(seed), compiler.mask("json_schema", PERSON)
+    ids: list[int] = []
+    while not mask.complete:
+        ids.append(random.choice(allowed(mask)))
+        mask.accept(ids[-1])
+    count = int(share * len(ids))
+    whole, resumed = compiler.mask("json_schema", PERSON), compiler.mask("json_schema", PERSON, ids[:count])
+    for token_id in ids[:count]:
+        whole.accept(token_id)
+    for token_id in ids[count:]:
+        assert allowed(resumed) == allowed(whole)
+        resumed.accept(token_id)
+        whole.accept(token_id)
+        assert resumed.complete == whole.complete
+    assert resumed.complete
+
+
+def test_a_long_text_is_resumed_at_once(compiler: Grammars) -> None:
+    digits = [VOCABULARY[digit] for digit in "0123456789"] * 10_000
+    mask = compiler.mask("regex", "[0-9]*x", digits)
+    assert VOCABULARY["x"] in allowed(mask)
+    assert VOCABULARY["a"] not in allowed(mask)
+
+
+@pytest.mark.parametrize("text", ["x1", "1x1", "1xx"])
+def test_a_beginning_against_the_grammar_is_an_error(compiler: Grammars, text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        compiler.mask("regex", "[0-9]x", [VOCABULARY[character] for character in text])
+    assert compiler.mask("regex", "[0-9]x")  # the grammar itself is in order
+
+
 def test_a_token_against_the_grammar_is_an_error(compiler: Grammars) -> None:
     mask = compiler.mask("regex", "ab")
     with pytest.raises(InvalidRequest):

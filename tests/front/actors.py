@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from actors.builtin_model import builtin_model_path
@@ -15,6 +15,7 @@ from actors.messages import (
     GenerationRequest,
     Grant,
     Listening,
+    Refusal,
     Release,
     StepOutput,
     Welcome,
@@ -65,7 +66,12 @@ class FakeWorker:
     def __init__(self, life: str) -> None:
         self.life = life
         self.failure: Exception | None = None
-        """What a stream breaks with, after the first text of an attempt; while it is set no stream opens."""
+        """What a stream breaks with, after the first text of an attempt; while it is set no attempt ends."""
+        self.failures = 1_000_000
+        """How often it breaks, before all is well."""
+        self.engine_error: Exception | None = None
+        """What the engine fails with, as often, instead of a stream: the same message brings a last token."""
+        self.requests: list[GenerationRequest] = []
         self.outputs = Method(self._outputs)
         self.take_commands = Method(self._take_commands)
         self._news: asyncio.Queue[StepOutput] = asyncio.Queue()
@@ -75,16 +81,40 @@ class FakeWorker:
         while True:
             yield await self._news.get()
             if self.failure is not None:
-                raise self.failure
+                failure, self.failures = self.failure, self.failures - 1
+                self.failure = failure if self.failures else None
+                raise failure
 
     async def _take_commands(self, stream_id: str, commands: tuple[WorkerCommand, ...]) -> bool:
         for command in commands:
             if isinstance(command, GenerationRequest):
-                end = Finished(reason=FinishReason.LENGTH, prompt_tokens=1, completion_tokens=1)
-                finished = () if self.failure is not None else ((command.ticket, end),)
-                output = StepOutput(tickets=(command.ticket,), texts=("a",), token_ids=((5,),), finished=finished)
+                self.requests.append(command)
+                token_id = 5 + command.resumed_tokens
+                output = StepOutput(
+                    tickets=(command.ticket,),
+                    texts=("abcdefgh"[command.resumed_tokens],),
+                    token_ids=((token_id,),),
+                    finished=self._end_of(command),
+                )
                 self._news.put_nowait(output)
         return True
+
+    def _end_of(self, command: GenerationRequest) -> tuple[tuple[int, Finished], ...]:
+        if self.failure is not None:
+            return ()
+        if self.engine_error is None:
+            end = Finished(reason=FinishReason.LENGTH, prompt_tokens=len(command.token_ids), completion_tokens=1)
+            return ((command.ticket, end),)
+        end = Finished(
+            reason=FinishReason.ERROR,
+            prompt_tokens=len(command.token_ids),
+            completion_tokens=1,
+            error=self.engine_error,
+        )
+        self.failures -= 1
+        if not self.failures:
+            self.engine_error = None
+        return ((command.ticket, end),)
 
 
 class FakeDispatcher:
@@ -94,6 +124,8 @@ class FakeDispatcher:
         self._worker = worker
         self._lives = lives
         self.admissions: list[Admission] = []
+        self.refusals: list[Refusal] = []
+        """Told, one after the other, to attempts after the first, instead of a grant."""
         self.hello = Method(self._hello)
         self.decisions = Method(self._decisions)
         self.place_requests = Method(self._place_requests)
@@ -113,8 +145,10 @@ class FakeDispatcher:
     async def _place_requests(self, front_id: str, messages: tuple[Admission | Release, ...]) -> tuple[Decision, ...]:
         return tuple(self._granted(message) for message in messages if isinstance(message, Admission))
 
-    def _granted(self, admission: Admission) -> Grant:
+    def _granted(self, admission: Admission) -> Decision:
         """The same grant as before for what is asked again."""
+        if admission.attempt > 1 and self.refusals:
+            return replace(self.refusals.pop(0), request_id=admission.request_id)
         if admission not in self.admissions:
             self.admissions.append(admission)
             if len(self.admissions) > 1 and len(self._lives) > 1:

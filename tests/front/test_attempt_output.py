@@ -49,10 +49,11 @@ async def test_a_loss_comes_after_what_was_sent_before_it() -> None:
         await output.take()
 
 
-async def test_a_loss_ends_a_reader_of_the_whole_at_once() -> None:
+async def test_a_loss_gives_a_reader_of_the_whole_what_had_come_and_then_its_end() -> None:
     output = AttemptOutput("w#1", whole=True)
     output.put("a", (1,), ())
     output.lose("gone")
+    assert await output.take() == ("a", (1,), (), None)
     with pytest.raises(AttemptLost):
         await output.take()
 

@@ -4,7 +4,9 @@ what is given up is given back, and a dispatcher that is lost is asked again."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from actors.errors import ExlpoolError, NoHealthyWorker, Overloaded, PoolClosed
 from actors.front import dispatcher_link
 from actors.front.attempt_output import AttemptLost, AttemptOutput
 from actors.front.dispatcher_link import DispatcherLink
-from actors.front.place import MAX_ASKED, Place
+from actors.front.place import MAX_BLAMED, Place
 from actors.messages import Admission, Decision, Grant, Refusal, RefusalReason, Release, Revocation
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -56,6 +58,9 @@ class ScriptedDispatcher:
 
     async def told(self) -> list[tuple[str, str, int]]:
         return [(type(message).__name__, message.request_id, message.attempt) for message in self._told]
+
+    async def admissions(self) -> list[Admission]:
+        return [message for message in self._told if isinstance(message, Admission)]
 
     async def streams(self) -> int:
         return self._streams
@@ -208,12 +213,45 @@ async def test_a_dispatcher_that_dies_is_waited_for_and_asked_again(rig: _Rig) -
 
 async def test_a_request_under_which_the_dispatcher_is_lost_again_and_again_fails(rig: _Rig) -> None:
     place = rig.link.ask(admission("later"))
-    for times in range(1, MAX_ASKED + 1):
+    for times in range(1, MAX_BLAMED + 1):
         while place.asked < times:
             await asyncio.sleep(0.02)
         rig.link.break_stream()
-    with pytest.raises(NoHealthyWorker, match=f"lost {MAX_ASKED} times"):
+    with pytest.raises(NoHealthyWorker, match=f"lost {MAX_BLAMED} times"):
         await decided(place)
+
+
+async def test_a_request_that_has_waited_for_long_is_not_to_blame_for_any_number_of_losses(
+    rig: _Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.front.place.BLAME_S", 0.0)
+    place = rig.link.ask(admission("later"))
+    for times in range(1, MAX_BLAMED + 2):
+        while place.asked < times:
+            await asyncio.sleep(0.02)
+        rig.link.break_stream()
+    assert place.undecided
+
+
+async def test_what_is_asked_again_says_how_long_it_has_waited_and_what_is_asked_late_how_old_it_is(rig: _Rig) -> None:
+    asked_at_s = time.monotonic()
+    early = rig.link.ask(replace(admission("early"), timeout_s=9.0))
+    await rig.until_told(("Admission", "early", 1))
+    rig.link.break_stream()
+    while rig.link.listening:
+        await asyncio.sleep(0)
+    late = rig.link.ask(replace(admission("late"), timeout_s=9.0))
+    await rig.until_told(("Admission", "late", 1))
+    first, again, only = await rig.dispatcher.admissions.remote()
+    passed_s = time.monotonic() - asked_at_s
+    assert (first.age_s, first.waited_s) == (0.0, 0.0)
+    assert 0.0 < again.waited_s == again.age_s < passed_s
+    assert again == first
+    assert again.timeout_s == 9.0, "it counts from the first asking, as the wait does"
+    assert only.waited_s == 0.0 < only.age_s < again.age_s
+    assert only.timeout_s == pytest.approx(9.0 - only.age_s)
+    early.release()
+    late.release()
 
 
 async def test_a_silent_dispatcher_is_taken_for_lost(rig: _Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,12 @@ import pytest
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from actors import ray_session
-from actors.errors import ExlpoolError, PoolClosed, WorkerDied
+from actors.errors import EngineFailure, ExlpoolError, PoolClosed, WorkerDied
 from actors.front import run
 from actors.front.front import Front
+from actors.messages import Refusal, RefusalReason
 from actors.request.options import request_options
+from actors.results import Usage
 from tests.front.actors import FakeDispatcher, FakeWorker
 
 WAIT_S = 20.0
@@ -62,6 +64,48 @@ async def test_no_caller_reads_what_ray_says_of_a_death(failure: Exception) -> N
             with pytest.raises(WorkerDied) as caught:
                 await call
             assert not any(word in caught.value.message for word in ("Rpc", "rpc", "actor", "RayError"))
+
+
+@pytest.mark.parametrize("fault", ["failure", "engine_error"])
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_completion_goes_on_elsewhere_behind_what_had_come(fault: str, whole: bool) -> None:
+    worker = FakeWorker("slot#1")
+    setattr(worker, fault, EngineFailure("broken") if fault == "engine_error" else ActorUnavailableError("gone", None))
+    worker.failures = 1
+    async with front_of(FakeDispatcher(worker, ["slot#1"])) as front:
+        if whole:
+            result = await front.generate((5, 6), OPTIONS)
+            usage: Usage | None = result.usage
+            text, token_ids = result.text, result.token_ids
+            assert result.attempts == 2
+        else:
+            deltas = [delta async for delta in front.stream((5, 6), OPTIONS)]
+            text, token_ids = "".join(d.text for d in deltas), tuple(i for d in deltas for i in d.token_ids)
+            usage = deltas[-1].usage
+            assert [delta.usage is None for delta in deltas] == [True, False]
+    assert (text, token_ids) == ("ab", (5, 6))
+    assert usage == Usage(prompt_tokens=2, completion_tokens=2)
+    first, second = worker.requests
+    assert (first.token_ids, first.max_new_tokens, first.resumed_tokens) == ((5, 6), 2, 0)
+    assert (second.token_ids, second.max_new_tokens, second.resumed_tokens) == ((5, 6, 5), 1, 1)
+
+
+async def test_what_has_begun_is_not_turned_away_because_the_pool_is_full() -> None:
+    worker = FakeWorker("slot#1")
+    worker.failure, worker.failures = ActorUnavailableError("gone", None), 1
+    dispatcher = FakeDispatcher(worker, ["slot#1"])
+    dispatcher.refusals = [Refusal("", RefusalReason.QUEUE_FULL, "full", 0.01)] * 2
+    async with front_of(dispatcher) as front:
+        assert [delta.text async for delta in front.stream((5, 6), OPTIONS)] == ["a", "b"]
+
+
+async def test_two_failures_in_a_row_are_the_requests_own() -> None:
+    worker = FakeWorker("slot#1")
+    worker.engine_error = EngineFailure("broken")
+    async with front_of(FakeDispatcher(worker, ["slot#1"])) as front:
+        with pytest.raises(EngineFailure, match="broken"):
+            await front.generate((5, 6), request_options(max_new_tokens=9))
+    assert [request.attempt for request in worker.requests] == [1, 2]
 
 
 async def _read(front: Front) -> None:

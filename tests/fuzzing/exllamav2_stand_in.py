@@ -15,11 +15,12 @@ from actors.errors import InvalidRequest
 from actors.results import FinishReason
 from tests.engines.exllamav2.running import Outcome, job, note
 from tests.engines.exllamav2.standin import VOCAB_SIZE, make_engine
+from tests.engines.resumed_jobs import resumed
 from tests.fuzzing.exllamav2_reference import Answer, BruteForce, HalfRightModel, ScriptedModel
 
 CLAIM = (
-    "whatever stops, bans, drafts, cancels and shared prompts meet in a batch of ExLlamaV2, every job answers what it "
-    "would answer alone, no banned text is shown, no batch fails, and all pages are given back"
+    "whatever stops, bans, drafts, cancels, resumptions and shared prompts meet in a batch of ExLlamaV2, every job "
+    "answers what it would answer alone, no banned text is shown, no batch fails, and all pages are given back"
 )
 
 LETTERS = "acdg"
@@ -59,7 +60,7 @@ def _letter_tokens() -> tuple[int, ...]:
 
 
 class Case:
-    """A few jobs on an engine without a past, submitted and cancelled between any two steps."""
+    """A few jobs on an engine without a past, submitted, cancelled, broken off and resumed between any two steps."""
 
     def __init__(self, random: Random, engine: ExLlamaV2Engine, drafts: str) -> None:
         self._random = random
@@ -73,10 +74,15 @@ class Case:
         self._answers = {each.job_id: self._answer(each) for each in self._jobs}
         self._outcomes: dict[int, Outcome] = {}
         self._cancelled: set[int] = set()
+        self._broken_off: set[int] = set()
+        self._breaks = random.choice((0.0, 0.0, 0.02, 0.2))
+        self._resumed: dict[int, int] = {}
+        """Jobs that were broken off, and how many tokens of them were there already."""
 
     def kind(self) -> str:
         banned = any(each.params.banned_strings for each in self._jobs)
-        return "with bans" if banned else f"with {self._drafts} drafts"
+        how = "with bans" if banned else f"with {self._drafts} drafts"
+        return f"{how}, resumed" if self._resumed else how
 
     def run(self) -> None:
         self._engine.reset()
@@ -90,8 +96,11 @@ class Case:
                 self._engine.submit(each)
                 self._outcomes[each.job_id] = Outcome()
             if self._random.random() < 0.01:
-                self._cancel()
+                self._cancel(self._cancelled)
+            if self._random.random() < self._breaks:
+                self._cancel(self._broken_off)
             note(self._outcomes, self._engine.step())
+            self._resume()
             changes = self._engine.page_changes()
             resident = (resident | set(changes.added)) - set(changes.evicted)
             if not waiting and not self._engine.has_work():
@@ -103,12 +112,23 @@ class Case:
         for each in self._jobs:
             self._check(each)
 
-    def _cancel(self) -> None:
+    def _cancel(self, noted: set[int]) -> None:
         running = [job_id for job_id, outcome in self._outcomes.items() if outcome.ended is None]
+        running = [job_id for job_id in running if job_id not in self._cancelled | self._broken_off]
         if running:
             job_id = self._random.choice(running)
-            self._cancelled.add(job_id)
+            noted.add(job_id)
             self._engine.cancel(job_id)
+
+    def _resume(self) -> None:
+        """Go on with the jobs that were broken off, behind what was heard of them."""
+        for job_id in list(self._broken_off):
+            outcome = self._outcomes[job_id]
+            if outcome.end.reason is FinishReason.CANCELLED:
+                outcome.ended = None
+                self._engine.submit(resumed(self._jobs[job_id], outcome.token_ids))
+                self._resumed[job_id] = len(outcome.token_ids)
+            self._broken_off.remove(job_id)
 
     def _check(self, each: EngineJob) -> None:
         outcome, answer = self._outcomes[each.job_id], self._answers[each.job_id]
@@ -122,6 +142,8 @@ class Case:
         if outcome.end.reason is FinishReason.CANCELLED and each.job_id in self._cancelled:
             assert answer.text.startswith(outcome.text), what
             return
+        if answer.may_give_up and each.job_id in self._resumed:  # what may be taken back in all begins anew
+            return
         if FinishReason.ERROR in (answer.reason, outcome.end.reason):
             assert outcome.end.reason is FinishReason.ERROR, what
             assert answer.reason is FinishReason.ERROR or answer.may_give_up, what
@@ -129,12 +151,13 @@ class Case:
             assert answer.text.startswith(outcome.text), what
             return
         assert outcome.text == answer.text, what
-        self._check_end(outcome.end, answer, what)
+        self._check_end(outcome.end, answer, self._resumed.get(each.job_id, 0), what)
         if answer.stop_string is None:
             assert outcome.token_ids == answer.token_ids, what
 
-    def _check_end(self, end: Ended, answer: Answer, what: str) -> None:
-        assert (end.reason, end.completion_tokens) == (answer.reason, answer.completion_tokens), what
+    def _check_end(self, end: Ended, answer: Answer, resumed_tokens: int, what: str) -> None:
+        made = resumed_tokens + end.completion_tokens
+        assert (end.reason, made) == (answer.reason, answer.completion_tokens), what
         assert (end.stop_string, end.stop_token_id) == (answer.stop_string, answer.stop_token_id), what
 
     def _answer(self, each: EngineJob) -> Answer:

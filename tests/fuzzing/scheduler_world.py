@@ -185,6 +185,8 @@ class World:
         assert ask.worker is None, "started twice"
         ask.worker = worker = self._worker(worker_id)
         assert worker is not None, "started on a worker that is gone"
+        books = self.scheduler.state.fleet.by_id[worker_id]
+        assert not books.on_trial or len(books.attempts) == 1, "a worker on trial was given a second attempt"
         worker.submit(ask.admission)
         first_s = worker.speed.prefill_s * ask.admission.prompt_tokens
         self.at(self.now_s + first_s, lambda key=ask.key: self._compute(worker, key))  # type: ignore[misc]
@@ -232,7 +234,7 @@ class World:
         if slot.worker is None and not slot.gone:
             slot.life += 1
             slot.worker = TimedWorker(slot.name, slot.life, slot.limits, slot.speed)
-            self.handle(slot.worker.up())
+            self.handle(slot.worker.up(trial=slot.life > 2))
 
     def die(self, slot: Slot, restart_s: float) -> None:
         worker, slot.worker = slot.worker, None

@@ -105,12 +105,14 @@ class Pool:
         life: int = 1,
         resident: Iterable[bytes] = (),
         running: tuple[RunningAttempt, ...] = (),
+        trial: bool = False,
         **limits: Any,
     ) -> list[Action]:
         """Worker `{slot}#{life}` comes up; `limits` replace those of `LIMITS`."""
         worker_id = f"{slot}#{life}"
         self.sequences[worker_id] = 0
-        return self.handle(WorkerUp(worker_id, slot, replace(LIMITS, **limits), frozenset(resident), running))
+        up = WorkerUp(worker_id, slot, replace(LIMITS, **limits), frozenset(resident), running, trial=trial)
+        return self.handle(up)
 
     def submit(
         self,

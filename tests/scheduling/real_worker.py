@@ -85,8 +85,8 @@ class RealWorker:
         self._clear()
         return report
 
-    def up(self) -> WorkerUp:
+    def up(self, *, trial: bool = False) -> WorkerUp:
         """What it tells a scheduler that is new to it."""
         running = tuple(RunningAttempt(admission, 0) for admission, _ in self.jobs.values())
         self._told = self.table.resident()
-        return WorkerUp(self.worker_id, self.slot, self.limits, self._told, running, self.sequence)
+        return WorkerUp(self.worker_id, self.slot, self.limits, self._told, running, self.sequence, trial)

@@ -98,14 +98,15 @@ def test_a_new_attempt_takes_the_place_of_the_old_one() -> None:
     assert pool.free_pages == {"a#1": 16}
 
 
-def test_a_new_attempt_goes_before_its_tenants_other_requests() -> None:
+def test_a_new_attempt_goes_before_its_tenants_later_requests() -> None:
     pool = Pool()
     pool.up(max_batch_size=1)
     pool.submit("r")
+    pool.tick(1.0)
     pool.submit("s")
     pool.submit("t")
     pool.handle(WorkerDown("a#1", "it burned"))
-    pool.submit("r", attempt=2)
+    pool.submit("r", attempt=2, age_s=1.0)
     assert starts(pool.up(life=2, max_batch_size=1)) == {"r": "a#2"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 
@@ -39,9 +40,20 @@ def test_requests_of_one_tenant_go_in_order() -> None:
     assert len(queue) == 0
 
 
-def test_a_later_attempt_goes_first() -> None:
-    queue = queue_of(request("r"), request("again", attempt=2))
-    assert take(queue) == "again"
+@pytest.mark.parametrize("count", range(1, 6))
+def test_a_request_takes_the_place_that_its_age_gives_it(count: int) -> None:
+    """Wherever among the others that is, and those of one moment go as they came."""
+    for order in itertools.permutations(range(count)):
+        queue = queue_of()
+        for moment in order:
+            for name in ("first", "second"):
+                one = request(f"{name}{moment}")
+                one.asked_s = float(moment)
+                queue.push(one)
+        queue.validate()
+        assert [take(queue) for _ in range(2 * count)] == [
+            f"{name}{moment}" for moment in range(count) for name in ("first", "second")
+        ]
 
 
 def test_classes_go_in_order() -> None:

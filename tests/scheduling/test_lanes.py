@@ -35,8 +35,8 @@ ROUND = 7
 def lanes_of(tenants: dict[str, Tenant], *requests: Request) -> Lanes:
     lanes = Lanes(tenants)
     for place, one in enumerate(requests):
-        one.place = place
-        lanes.push(one, first=False)
+        one.place = 0.0, place
+        lanes.push(one)
     lanes.validate()
     return lanes
 

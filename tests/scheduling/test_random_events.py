@@ -33,12 +33,14 @@ from actors.scheduling.events import (
     Event,
     FrontGone,
     Reported,
+    Settling,
     Submitted,
     TenantsWeighed,
     Tick,
     WorkerDown,
     WorkerDraining,
     WorkerExpected,
+    WorkerKept,
     WorkerLost,
     WorkerUp,
 )
@@ -53,6 +55,8 @@ SLOTS = ("a", "b", "c")
 FRONTS = ("f", "g")
 LEASES_S = (25.0, 3000.0)
 """One that runs out although the attempt runs, if its reports are lost; one only where nobody acts on a start."""
+
+AGES_S = st.sampled_from([0.0, 0.5, 30.0])
 STALLS_S = (1.0, 20.0, 3000.0)
 CONFIG = SchedulerConfig(max_queued_requests=12, max_wait_s=120.0, max_batch_wait_s=240.0, seed=3)
 PAGES, BATCHES = (4, 12, 16), (1, 3, 8)
@@ -61,6 +65,7 @@ CHAINS = st.text("pq", max_size=4)
 NONSENSE = (
     WorkerDown("x#1", "who?"),
     WorkerDraining("x#1"),
+    WorkerKept("x#1"),
     WorkerLost("x", "who?"),
     WorkerUp("a#0", "a", replace(LIMITS, total_pages=-1)),
     Cancelled("nobody", 1, "f"),
@@ -131,7 +136,11 @@ class RandomEvents(RuleBasedStateMachine):
     def handle(self, event: Event, now_s: float | None = None) -> list[Refuse]:
         """Returns what it refuses at once, which is about a submission, not about a request."""
         at_once = []
+        tried = [worker for worker in self.scheduler.state.fleet if worker.on_trial]
         actions = self.scheduler.handle(event, self.now_s if now_s is None else now_s)
+        for worker in tried:
+            reported = isinstance(event, Reported) and event.report.worker_id == worker.worker_id
+            assert worker.on_trial or reported, "a trial was over, although nothing was heard of the worker"
         self.said.append(actions)
         for action in actions:
             match action:
@@ -170,12 +179,19 @@ class RandomEvents(RuleBasedStateMachine):
         assert front.state == "waiting", "started, although it does not wait"
         worker = next(w for w in self.workers.values() if w.worker_id == action.grant.worker_id)
         assert worker.worker_id not in self.barred, "started on a worker that nothing may be placed on"
+        books = self.scheduler.state.fleet.by_id[worker.worker_id]
+        assert not books.on_trial or len(books.attempts) == 1, "a worker that is on trial was given a second attempt"
         front.state, front.worker = "placed", worker
         if not front.ghost:
             worker.submit(front.admission)
 
     def _revoke(self, revocation: Revocation, front_id: str) -> None:
         front = self.fronts[revocation.request_id]
+        if revocation.moved:
+            assert front.worker is not None
+            assert front.worker.worker_id in self.draining, "moved from a worker that is not being emptied"
+            assert self.scheduler.state.hopeful(), "moved, although there is nowhere to go"
+            front_id = front_id or front.front_id  # all fronts are told
         if front.admission.attempt != revocation.attempt or front.front_id != front_id:
             assert (front_id, revocation.request_id, revocation.attempt) == self.superseded, "who is this for?"
             return
@@ -230,6 +246,7 @@ class RandomEvents(RuleBasedStateMachine):
                 {"max_new_tokens": -1},
                 {"attempt": 0},
                 {"timeout_s": -1.0},
+                {"age_s": -1.0},
                 {"page_hashes": (b"p", b"p")},
             ]
         )
@@ -275,7 +292,8 @@ class RandomEvents(RuleBasedStateMachine):
     def _next_attempt(self, front: Front, excluded: frozenset[str] = frozenset()) -> None:
         self._drop(front)
         asked = front.admission
-        front.admission = replace(asked, attempt=asked.attempt + 1, excluded_workers=asked.excluded_workers | excluded)
+        excluded |= asked.excluded_workers
+        front.admission = replace(asked, attempt=asked.attempt + 1, excluded_workers=excluded, age_s=self.now_s)
         front.state, front.worker = "waiting", None
 
     @precondition(lambda self: self._of("waiting", "placed"))
@@ -346,16 +364,17 @@ class RandomEvents(RuleBasedStateMachine):
         total_pages=st.sampled_from(PAGES),
         max_batch_size=st.sampled_from(BATCHES),
         reserve_tokens=st.sampled_from([0, 0, 5]),
+        trial=st.booleans(),
     )
-    def come_up(self, slot: str, total_pages: int, max_batch_size: int, reserve_tokens: int) -> None:
+    def come_up(self, slot: str, total_pages: int, max_batch_size: int, reserve_tokens: int, trial: bool) -> None:
         limits = replace(LIMITS, total_pages=total_pages, max_batch_size=max_batch_size, reserve_tokens=reserve_tokens)
-        self._come_up(slot, limits)
+        self._come_up(slot, limits, trial=trial)
 
-    def _come_up(self, slot: str, limits: WorkerLimits) -> None:
+    def _come_up(self, slot: str, limits: WorkerLimits, *, trial: bool = False) -> None:
         self.lives += 1
         dead = self.workers.get(slot)
         worker = self.workers[slot] = RealWorker(slot, self.lives, limits)
-        self._bury(dead, worker.up())
+        self._bury(dead, worker.up(trial=trial))
 
     def _bury(self, worker: RealWorker | None, *events: Event) -> None:
         """A worker is dead, and the scheduler is told: it tells the fronts of all that was placed there. Those of which
@@ -380,12 +399,22 @@ class RandomEvents(RuleBasedStateMachine):
         self._bury(worker, WorkerDown(worker.worker_id, "it burned"), after)
 
     @precondition(lambda self: self.workers)
-    @rule(data=st.data())
-    def drain(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), grace_s=st.sampled_from([None, 0.0, 1.0, 20.0]))
+    def drain(self, data: st.DataObject, grace_s: float | None) -> None:
         worker_id = data.draw(st.sampled_from(list(self.workers.values()))).worker_id
         self.barred.add(worker_id)
         self.draining.add(worker_id)
-        self.handle(WorkerDraining(worker_id))
+        self.handle(WorkerDraining(worker_id, grace_s))
+
+    @precondition(lambda self: self.draining & {worker.worker_id for worker in self.workers.values()})
+    @rule(data=st.data())
+    def keep(self, data: st.DataObject) -> None:
+        known = self.draining & {worker.worker_id for worker in self.workers.values()}
+        worker_id = data.draw(st.sampled_from(sorted(known)))
+        if worker_id not in self.stopped:
+            self.draining.discard(worker_id)
+            self.barred.discard(worker_id)  # before it is told, since it may be used at once, or doubted
+        self.handle(WorkerKept(worker_id))
 
     @rule(event=st.sampled_from(NONSENSE))
     def speak_nonsense(self, event: Event) -> None:
@@ -396,9 +425,9 @@ class RandomEvents(RuleBasedStateMachine):
     def lose(self, slot: str) -> None:
         self._bury(self.workers.pop(slot, None), WorkerLost(slot, "for good"))
 
-    @rule(slot=st.sampled_from(SLOTS))
-    def expect(self, slot: str) -> None:
-        self.handle(WorkerExpected(slot))
+    @rule(slot=st.sampled_from(SLOTS), limits=st.sampled_from([None, LIMITS]))
+    def expect(self, slot: str, limits: WorkerLimits | None) -> None:
+        self.handle(WorkerExpected(slot, limits))
 
     @precondition(lambda self: any(worker.jobs for worker in self.workers.values()))
     @rule(data=st.data(), end=st.booleans(), tokens=st.integers(-5, 3000))
@@ -502,8 +531,10 @@ class RandomEvents(RuleBasedStateMachine):
                 front.state = "ended"
         for worker in self.workers.values():
             self.handle(WorkerExpected(worker.slot))
-        told: list[Event] = [worker.up() for worker in self.workers.values()]
-        told += [Submitted(front.admission, front.front_id) for front in self._of("waiting")]
+        told: list[Event] = [worker.up(trial=data.draw(st.booleans())) for worker in self.workers.values()]
+        ages: dict[str, Any] = {"age_s": data.draw(AGES_S), "waited_s": data.draw(AGES_S)}
+        told += [Submitted(replace(front.admission, **ages), front.front_id) for front in self._of("waiting")]
+        told.append(Settling(data.draw(st.sampled_from([0.0, 0.05, 2.0]))))
         for event in data.draw(st.permutations(told)):
             self.handle(event)
 

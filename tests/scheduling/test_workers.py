@@ -1,17 +1,18 @@
-"""Workers: how they come, fall silent, are emptied and go, and what becomes of what they run."""
+"""Workers: how they come, fall silent and go, and what becomes of what they run."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from actors.messages import Grant, Revocation, RunningAttempt
 from actors.results import Priority
-from actors.scheduling.actions import Revoke, Start, StopWorker
-from actors.scheduling.events import WorkerDown, WorkerDraining, WorkerExpected, WorkerLost
+from actors.scheduling.actions import Revoke, Start
+from actors.scheduling.events import WorkerDown, WorkerDraining, WorkerExpected, WorkerKept, WorkerLost
 from actors.scheduling.records import RequestState
-from tests.scheduling.pool import FRONT, Pool, admission, pages, refusals, revocations, starts
+from tests.scheduling.pool import FRONT, LIMITS, Pool, admission, pages, refusals, revocations, starts
 
 
 def test_what_a_dead_worker_ran_can_be_submitted_again() -> None:
@@ -36,6 +37,16 @@ def test_while_a_worker_is_restarted_requests_wait() -> None:
     assert pool.scheduler.statistics(0.0).expected_slots == ("a",)
     assert starts(pool.up("a", life=2)) == {"r": "a#2"}
     assert pool.scheduler.statistics(0.0).expected_slots == ()
+
+
+def test_a_worker_that_is_expected_with_its_limits_tells_what_will_fit() -> None:
+    pool = Pool()
+    pool.handle(WorkerExpected("a", LIMITS))
+    assert refusals(pool.submit("r", 4000, 1000)).keys() == {"r"}
+    pool.handle(WorkerExpected("a"))
+    assert refusals(pool.submit("r", 4000, 1000)).keys() == {"r"}
+    pool.handle(WorkerExpected("a", replace(LIMITS, context_tokens=8192, total_pages=32)))
+    assert pool.submit("r", 4000, 1000) == []
 
 
 def test_a_worker_of_the_same_slot_replaces_the_old_one() -> None:
@@ -82,80 +93,18 @@ def test_an_impossible_worker_is_ignored(limits: dict[str, Any], reason: str) ->
 def test_events_of_unknown_workers_are_ignored() -> None:
     pool = Pool()
     pool.up("a")
-    for event in (WorkerDown("x#1", ""), WorkerDraining("x#1"), WorkerLost("x", "")):
+    for event in (WorkerDown("x#1", ""), WorkerDraining("x#1"), WorkerKept("x#1"), WorkerLost("x", "")):
         assert pool.handle(event) == []
     pool.up("a")
     pool.handle(WorkerExpected("a"))
     assert pool.ignored == {
         "unknown worker went down": 1,
-        "draining of an unknown or draining worker": 1,
+        "draining of an unknown worker": 1,
+        "a worker is kept that is not being emptied, or is stopped already": 1,
         "unknown slot was lost": 1,
         "worker that is up already came up": 1,
         "worker expected in a slot that has one": 1,
     }
-
-
-# Draining.
-
-
-def test_a_draining_worker_finishes_what_it_has_and_is_stopped_once() -> None:
-    pool = Pool()
-    pool.up("a")
-    pool.up("b")
-    (worker_id,) = starts(pool.submit("r")).values()
-    other_id = {"a#1": "b#1", "b#1": "a#1"}[worker_id]
-    assert pool.handle(WorkerDraining(worker_id)) == []
-    assert pool.worker(worker_id).state == "draining"
-    for number in range(4):
-        assert starts(pool.submit(f"s{number}", 10, 10)) == {f"s{number}": other_id}
-    assert pool.submit("t", 10, 10) == []
-    assert pool.finish("r", worker_id) == [StopWorker(worker_id)]
-    assert pool.report(worker_id) == pool.tick() == []
-
-
-def test_an_empty_worker_is_stopped_when_it_is_to_be_drained() -> None:
-    pool = Pool()
-    pool.up("a")
-    assert pool.handle(WorkerDraining("a#1")) == [StopWorker("a#1")]
-    assert pool.handle(WorkerDraining("a#1")) == []
-
-
-def test_when_the_last_worker_is_drained_the_queue_is_refused() -> None:
-    pool = Pool()
-    pool.up("a", max_batch_size=1)
-    pool.submit("r")
-    pool.submit("s")
-    assert set(refusals(pool.handle(WorkerDraining("a#1")))) == {"s"}
-    assert set(refusals(pool.submit("t"))) == {"t"}
-
-
-def test_a_drained_worker_that_goes_is_not_expected_back() -> None:
-    pool = Pool()
-    pool.up("a")
-    pool.handle(WorkerDraining("a#1"))
-    pool.handle(WorkerDown("a#1", "stopped"))
-    assert pool.scheduler.statistics(0.0).expected_slots == ()
-    assert refusals(pool.submit("r"))
-
-
-def test_a_report_does_not_end_draining() -> None:
-    pool = Pool()
-    pool.up("a")
-    pool.submit("r")
-    pool.handle(WorkerDraining("a#1"))
-    pool.run("r")
-    assert pool.worker().state == "draining"
-
-
-def test_a_draining_worker_that_goes_is_forgotten() -> None:
-    pool = Pool()
-    pool.up("a")
-    pool.up("b")
-    pool.submit("r", excluded_workers=frozenset({"b#1"}))
-    pool.handle(WorkerDraining("a#1"))
-    assert revocations(pool.handle(WorkerDown("a#1", "it burned"))).keys() == {"r"}
-    assert pool.scheduler.state.fleet.draining == []
-    assert pool.tick() == []
 
 
 # A scheduler that is new to running workers.

@@ -17,7 +17,8 @@ TIMING = Timing(queue_s=0.01, prefill_s=0.02, first_token_s=0.03, total_s=0.05)
 
 @dataclass
 class Script:
-    """Texts that come one by one; then an error, or the end. `hang`: nothing comes after the texts."""
+    """Texts that come one by one, the first not before `after`; then an error, or the end. `hang`: nothing comes after
+    the texts."""
 
     texts: Sequence[str] = ()
     error: ExlpoolError | None = None
@@ -25,6 +26,7 @@ class Script:
     hang: bool = False
     cancelled: bool = False
     finished: bool = False
+    after: asyncio.Event | None = None
 
 
 @dataclass
@@ -39,6 +41,8 @@ class FakeFront:
         script = self.scripts[prompt[0]]
         self.running += 1
         try:
+            if script.after is not None:
+                await script.after.wait()
             for number, text in enumerate(script.texts):
                 await asyncio.sleep(0)
                 yield Delta(text=text, token_ids=(number,), timing=TIMING if number == 0 else None)

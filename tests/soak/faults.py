@@ -7,32 +7,14 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from actors.ray_session import NAMESPACE, worker_name
+from tests.pool_actors import ASK_S, worker_pids
 from tests.soak.fronts import wait_for_event
 from tests.soak.load import Surroundings
 from tests.soak.plan import STALL_TIMEOUT_S
-
-ASK_S = 10.0
-
-
-async def worker_pids(around: Surroundings) -> dict[str, int]:
-    """By slot name, the process of every worker that answers now."""
-    found: dict[str, int] = {}
-    for index in range(around.pool.config.workers):
-        slot_name = f"worker-{index}"
-        with contextlib.suppress(RayError, TimeoutError, ValueError):  # it is being restarted
-            async with asyncio.timeout(ASK_S):
-                found[slot_name] = (await worker_handle(around, slot_name).heartbeat.remote()).pid
-    return found
-
-
-def worker_handle(around: Surroundings, slot_name: str) -> Any:
-    return ray.get_actor(worker_name(around.pool.config.name, slot_name), namespace=NAMESPACE)
 
 
 class Chaos:
@@ -68,7 +50,7 @@ class Chaos:
         return asyncio.get_running_loop().time() > self._calm_at_s
 
     async def _victim(self) -> int | None:
-        pids = await worker_pids(self._around)
+        pids = await worker_pids(self._around.pool.config)
         if self._calm:
             pids.pop("worker-1", None)
         return self._rng.choice(list(pids.values())) if pids else None

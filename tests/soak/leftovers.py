@@ -11,12 +11,11 @@ from typing import Any
 from ray.exceptions import RayError
 
 from actors.dispatcher.statistics import PoolStatistics
+from tests.pool_actors import ASK_S, slot_names, worker_handle
 from tests.processes import marked
-from tests.soak.faults import worker_handle
 from tests.soak.load import Surroundings
 
 POLL_S = 0.25
-ASK_S = 10.0
 State = dict[str, dict[str, int]]
 """By actor: numbers of what it holds open."""
 
@@ -26,9 +25,9 @@ async def debug_states(around: Surroundings) -> State:
 
     :raises RayError: one of them is not there.
     """
-    slot_names = [f"worker-{index}" for index in range(around.pool.config.workers)]
+    config = around.pool.config
     actors = {"dispatcher": around.dispatcher, "front actor": around.pool._front}
-    actors |= {name: worker_handle(around, name) for name in slot_names}
+    actors |= {name: worker_handle(config, name) for name in slot_names(config)}
     async with asyncio.timeout(ASK_S):
         return {name: await actor.debug_state.remote() for name, actor in actors.items()}
 

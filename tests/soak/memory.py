@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from tests.pool_actors import worker_pids
 from tests.processes import marked
-from tests.soak.faults import worker_pids
 from tests.soak.fronts import wait_for_event
 from tests.soak.load import Surroundings
 
@@ -66,7 +66,7 @@ class MemoryWatch:
             await self._sample()
 
     async def _sample(self) -> None:
-        roles = {pid: slot_name for slot_name, pid in (await worker_pids(self._around)).items()}
+        roles = {pid: slot_name for slot_name, pid in (await worker_pids(self._around.pool.config)).items()}
         roles |= await asyncio.to_thread(self._titled)
         roles[os.getpid()] = "fronts here"
         for pid, role in roles.items():

@@ -90,7 +90,7 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_request_comes_back_from_another_process(own: Callable[..., Owner]) -> None:
+def test_a_request_comes_back_from_another_process(own: Callable[..., Owner], eventually: Callable[..., None]) -> None:
     owner = own(step_s=0.001)
     assert owner.loaded().engine == "simulated"
     assert owner.process.pid != os.getpid()
@@ -99,8 +99,7 @@ def test_a_request_comes_back_from_another_process(own: Callable[..., Owner]) ->
     assert (finished.reason, finished.completion_tokens) == (FinishReason.LENGTH, 30)
     assert tuple(owner.tokens[7]) == expected_tokens(PROMPT, 30)
     assert owner.progress[-1].done == owner.progress[-1].total
-    assert owner.process.steps == 30
-    assert owner.process.turn_began_at_s is None
+    eventually(lambda: (owner.process.steps, owner.process.turn_began_at_s) == (30, None))
 
 
 def test_refusals_and_cancellations_cross_too(own: Callable[..., Owner]) -> None:
@@ -124,6 +123,27 @@ def test_a_step_that_hangs_can_be_seen_from_here(own: Callable[..., Owner], even
     assert started_at_s is not None
     assert 0 <= time.monotonic() - started_at_s < WAIT_S
     os.kill(owner.process.pid, signal.SIGKILL)
+
+
+def test_a_process_that_was_stopped_between_steps_can_be_told_from_one_that_waits(
+    own: Callable[..., Owner], eventually: Callable[..., None]
+) -> None:
+    owner = own(step_s=0.001)
+    owner.process.send(Inspect())
+    assert owner.process.turn_began_at_s is None, "while it loads, nobody expects it to listen"
+    owner.loaded()
+    eventually(lambda: owner.process.turn_began_at_s is None)
+    os.kill(owner.process.pid, signal.SIGSTOP)
+    assert owner.process.turn_began_at_s is None, "nothing was asked of it"
+    asked_at_s = time.monotonic()
+    owner.process.send(Submit("front", request(1)))
+    owner.process.send(Cancel("front", 99))
+    began_at_s = owner.process.turn_began_at_s
+    assert began_at_s is not None
+    assert asked_at_s <= began_at_s <= time.monotonic()
+    os.kill(owner.process.pid, signal.SIGCONT)
+    owner.until_finished(1)
+    eventually(lambda: owner.process.turn_began_at_s is None)
 
 
 def test_a_process_that_dies_is_told_of_as_a_fatal_end(own: Callable[..., Owner]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from actors.config import EngineConfig
+from actors.config import EngineConfig, SimulatedOptions
 from actors.engines.base import EngineEvent, EngineJob
 from actors.engines.simulated import SimulatedEngine, expected_tokens
 from actors.errors import EngineFailure, FatalEngineError, InvalidRequest, ModelError
@@ -111,6 +112,29 @@ def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(start: Any) ->
     (finished,) = harness.until_finished(3)
     assert finished.reason is FinishReason.LENGTH
     assert tuple(harness.tokens["front", 3]) == expected_tokens(PROMPT, 10)
+
+
+class InterruptedEngine(SimulatedEngine):
+    """Its first step fails, and somebody submits something while it is going on."""
+
+    interrupt: Callable[[], None] | None = None
+
+    def step(self) -> list[EngineEvent]:
+        if self.interrupt is None:
+            return super().step()
+        interrupt, self.interrupt = self.interrupt, None
+        interrupt()
+        raise RuntimeError("the step failed")
+
+
+def test_what_is_submitted_while_a_step_fails_is_not_lost_with_it(start: Any) -> None:
+    engine = InterruptedEngine(EngineConfig(engine="simulated", simulated=SimulatedOptions(step_s=0.0)))
+    harness = start(engine)
+    engine.interrupt = lambda: harness.submit(request(2))
+    harness.submit(request(1))
+    failed, finished = harness.until_finished(1, 2)
+    assert isinstance(failed.error, EngineFailure)
+    assert (finished.reason, len(harness.tokens["front", 2])) == (FinishReason.LENGTH, 10)
 
 
 class FatalEngine(SimulatedEngine):

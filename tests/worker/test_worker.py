@@ -13,7 +13,7 @@ import pytest
 
 from actors.config import EngineConfig
 from actors.engines.simulated import expected_tokens
-from actors.errors import ModelError
+from actors.errors import EngineFailure, ModelError
 from actors.messages import Cancellation, Listening, LoadProgress, StepOutput, StepReport, WorkerReady
 from actors.paging.hashes import page_hashes
 from actors.results import FinishReason
@@ -228,5 +228,55 @@ async def test_a_failed_load_is_told_to_whoever_listens() -> None:
             async for _ in worker.reports():
                 pass
         with pytest.raises(ModelError):
+            async for _ in worker.reports():
+                pass
+
+
+async def test_an_engine_starts_when_a_listener_says_so_and_until_then_the_worker_answers() -> None:
+    async with running() as worker:
+        paused = cast("AsyncGenerator[Any, None]", worker.reports(start_after_s=1000.0))
+        hello = await anext(paused)
+        outputs = await listen(worker)
+        assert not await worker.take_commands("front/1", (request(1),))
+        await worker.resync()
+        beat = await worker.heartbeat()
+        assert (beat.worker_id, beat.steps, beat.turn_age_s) == (hello.worker_id, 0, 0.0)
+        await outputs.aclose()
+        await paused.aclose()
+        _, news = await ready(worker)  # a listener that knows of no pause
+        assert news.worker_id == hello.worker_id
+
+
+async def test_an_engine_starts_after_its_pause_and_only_once() -> None:
+    async with running() as worker:
+        paused = cast("AsyncGenerator[Any, None]", worker.reports(start_after_s=0.05))
+        async for news in paused:
+            if isinstance(news, WorkerReady):
+                break
+        await worker.start()
+        _, again = await ready(worker)
+        assert again.sequence == 2, "it is the same engine, which tells the whole truth once more"
+
+
+async def test_a_worker_that_waits_to_start_can_be_closed() -> None:
+    async with asyncio.timeout(WAIT_S):
+        worker = Worker("slot", EngineConfig(engine="simulated"))
+        reports = cast("AsyncGenerator[Any, None]", worker.reports(start_after_s=0.01))
+        await anext(reports)
+        await worker.close()
+        assert [news async for news in reports] == []
+        await worker.start()
+        await asyncio.sleep(0.02)
+        assert (await worker.heartbeat()).steps == 0
+
+
+async def test_an_engine_for_which_the_machine_has_no_process_left_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no process is left")
+
+    monkeypatch.setattr("actors.worker.worker.start_engine", fail)
+    async with asyncio.timeout(WAIT_S):
+        worker = Worker("slot", EngineConfig(engine="simulated"))
+        with pytest.raises(EngineFailure, match="no process is left"):
             async for _ in worker.reports():
                 pass

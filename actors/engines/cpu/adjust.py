@@ -9,33 +9,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from actors.engines.base import EngineJob
 from actors.engines.grammar import GrammarMask, token_mask, words_needed
 from actors.sampling import NEVER, SamplingParams
 
 
 class Adjuster:
-    """The state of one job. `end_ids` are the tokens that end its completion."""
+    """The state of one job. `end_ids` are the tokens that end its completion; `grammar` has gone over what is resumed
+    of it."""
 
     def __init__(
-        self,
-        params: SamplingParams,
-        prompt_ids: Sequence[int],
-        vocab_size: int,
-        end_ids: Sequence[int],
-        grammar: GrammarMask | None = None,
+        self, job: EngineJob, vocab_size: int, end_ids: Sequence[int], grammar: GrammarMask | None = None
     ) -> None:
+        params = job.params
         self._params = params
         self._vocab_size = vocab_size
         self._end_set = frozenset(end_ids)
         self._end_ids = torch.tensor(end_ids, dtype=torch.long)
         self.grammar = grammar
         self._words = torch.zeros(words_needed(vocab_size), dtype=torch.int32).numpy()
-        self._generated = 0
+        self._length_tokens = job.resumed_tokens
         self._bias = _bias(params, vocab_size)
         span = params.repetition_range
         repeats, counts = params.repetition_penalty != 1.0, bool(params.presence_penalty or params.frequency_penalty)
-        self._all = _Window(vocab_size, span, prompt_ids) if repeats and span else None
-        self._completion = _Window(vocab_size, span, ()) if counts and span else None
+        self._all = _Window(vocab_size, span, job.token_ids) if repeats and span else None
+        self._completion = _Window(vocab_size, span, job.completion_ids) if counts and span else None
 
     @property
     def active(self) -> bool:
@@ -45,7 +43,7 @@ class Adjuster:
             or self._all is not None
             or self._completion is not None
             or self.grammar is not None
-            or self._generated < self._params.min_new_tokens
+            or self._length_tokens < self._params.min_new_tokens
         )
 
     def adjust(self, logits: Tensor) -> None:
@@ -63,7 +61,7 @@ class Adjuster:
         if self.grammar is not None:
             self.grammar.allowed(self._words)
             logits.masked_fill_(~torch.from_numpy(token_mask(self._words, self._vocab_size)), -math.inf)
-        if self._generated < self._params.min_new_tokens:
+        if self._length_tokens < self._params.min_new_tokens:
             self._forbid_end(logits)
 
     def announce(self, token_id: int) -> None:
@@ -76,7 +74,7 @@ class Adjuster:
 
         :raises InvalidRequest: the grammar turned out too complex.
         """
-        self._generated += 1
+        self._length_tokens += 1
         for window in (self._all, self._completion):
             if window is not None:
                 window.add(token_id)

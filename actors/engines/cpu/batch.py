@@ -86,7 +86,7 @@ class Batch:
             pages,
             self._rows.open(len(job.token_ids), len(job.token_ids) + job.max_new_tokens),
             CompletionText(self._pieces, job.token_ids, stops),
-            Adjuster(params, job.token_ids, self._limits.vocab_size, sorted(stop_ids), grammar),
+            Adjuster(job, self._limits.vocab_size, sorted(stop_ids), grammar),
             stop_ids,
         )
 

@@ -60,7 +60,7 @@ class CpuEngine:
         if source is None:
             self._pending.append((job, None))
         else:
-            wanted = loaded.grammars.want(*source)
+            wanted = loaded.grammars.want(*source, job.completion_ids)
             self._waiting.add(job.job_id, wanted, lambda grammar: self._pending.append((job, grammar)))
         self._live.add(job.job_id)
 

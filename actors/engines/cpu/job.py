@@ -8,7 +8,8 @@ from collections import deque
 from actors.engines.base import Emitted, Ended, EngineEvent, EngineJob
 from actors.engines.cpu.adjust import Adjuster
 from actors.engines.cpu.cache import Row
-from actors.engines.cpu.sampler import Choice, uniform
+from actors.engines.cpu.sampler import Choice
+from actors.engines.draws import uniform
 from actors.engines.text import CompletionText, Release
 from actors.paging.hashes import PAGE_TOKENS
 from actors.paging.table import Allocation, Page
@@ -37,6 +38,7 @@ class RunningJob:
         self.adjuster = adjuster
         self.token_ids = list(job.token_ids)
         self.prompt_tokens = len(job.token_ids)
+        """Of this job: what has to be computed before its first token, a resumed completion's beginning included."""
         self._text = text
         self._stop_ids = stop_ids
         self._completion_tokens = 0
@@ -78,7 +80,8 @@ class RunningJob:
         self.token_ids.append(token_id)
         if logprobs is not None:
             self._logprobs.append(logprobs)
-        release = self._text.push(token_id, may_stop=self._completion_tokens >= self.job.params.min_new_tokens)
+        length_tokens = self.job.resumed_tokens + self._completion_tokens
+        release = self._text.push(token_id, may_stop=length_tokens >= self.job.params.min_new_tokens)
         reason = self._reason_to_end(release)
         if reason is not None and release.stop is None:
             rest = self._text.finish()

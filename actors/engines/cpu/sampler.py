@@ -17,7 +17,6 @@ from torch import Tensor
 from actors.results import TokenLogprobs
 
 _CANDIDATES = 256
-_MASK_64 = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +33,6 @@ class Choice:
     @property
     def filtered(self) -> bool:
         return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
-
-
-def uniform(seed: int, position: int) -> float:
-    """The draw in [0, 1) at a position: two rounds of SplitMix64 (Steele, Lea and Flood 2014), top 53 bits."""
-    return (_mix(_mix(seed & _MASK_64) + position) >> 11) / 2**53
-
-
-def _mix(value: int) -> int:
-    value = (value + 0x9E3779B97F4A7C15) & _MASK_64
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK_64
-    return value ^ (value >> 31)
 
 
 def choose(logits: Tensor, choices: Sequence[Choice]) -> list[int]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from actors.engines.exllamav2.opening import Opening
 from actors.engines.text import Pieces, StopStrings, primed_decoder
+from actors.sampling import SamplingParams
 
 MAX_TRIES = 512
 """Tokens tried at one place before the job fails: its banned strings leave it nothing to say."""
@@ -39,6 +41,7 @@ class BannedStrings:
     """The tail of a completion that may still turn out to hold a banned string. Letter case does not matter.
 
     `prompt_ids` and `skipped` are those of the completion's `CompletionText`: what is looked at is what will be shown.
+    `decided_ids` are the completion's beginning where it is resumed: they stay, and a string may have begun in them.
     A stop string that is complete no later than a banned one ends the completion before it, so it comes first.
     """
 
@@ -56,15 +59,16 @@ class BannedStrings:
         *,
         skipped: int = 0,
         stops: Sequence[str] = (),
+        decided_ids: Sequence[int] = (),
     ) -> None:
         self._strings = StopStrings([_folded(text) for text in strings])
         self._stops = StopStrings(stops)
         self._pieces = pieces
         self._decoder = primed_decoder(pieces, prompt_ids)
         self._skipped = skipped
-        self._before = _Undecided("", self._decoder.getstate(), skipped, 0)
-        self._context = ""
         self._context_characters = max(map(len, (*strings, *stops))) - 1
+        self._context = self._end_of_text(self._shown(b"".join(map(pieces.piece, decided_ids))))
+        self._before = _Undecided("", self._decoder.getstate(), self._skipped, 0)
         self._tail: list[_Undecided] = []
         self._tried: dict[int, set[int]] = {}  # place in the tail -> tokens that led to a banned string
         self._may_take_back = MAX_TAKEN_BACK
@@ -89,9 +93,7 @@ class BannedStrings:
         if token_id in self.blocked:  # it would not have been sampled if there were another
             self.dead_end = _NOTHING_LEFT
             return 1
-        text = self._decoder.decode(self._pieces.piece(token_id))
-        skipped = min(self._skipped, len(text))
-        self._skipped, text = self._skipped - skipped, text[skipped:]
+        text = self._shown(self._pieces.piece(token_id))
         joined = self._context + "".join(token.text for token in self._tail)
         before, joined = len(joined), joined + text
         folded = _folded(joined)
@@ -146,12 +148,35 @@ class BannedStrings:
         """Let go of the first `count` tokens."""
         if not count:
             return
-        decided = self._context + "".join(token.text for token in self._tail[:count])
-        self._context = decided[-self._context_characters :] if self._context_characters else ""
+        self._context = self._end_of_text(self._context + "".join(token.text for token in self._tail[:count]))
         self._before = self._tail[count - 1]
         self._may_take_back += count * MAX_TAKEN_BACK_PER_SETTLED
         del self._tail[:count]
         self._tried = {at - count: tokens for at, tokens in self._tried.items() if at >= count}
+
+    def _shown(self, data: bytes) -> str:
+        """What some more bytes add to the text."""
+        text = self._decoder.decode(data)
+        skipped = min(self._skipped, len(text))
+        self._skipped -= skipped
+        return text[skipped:]
+
+    def _end_of_text(self, decided: str) -> str:
+        return decided[-self._context_characters :] if self._context_characters else ""
+
+
+def banned_strings_of(params: SamplingParams, pieces: Pieces, opening: Opening) -> BannedStrings | None:
+    """Those of one job, None if nothing is banned."""
+    if not params.banned_strings:
+        return None
+    return BannedStrings(
+        params.banned_strings,
+        pieces,
+        opening.prompt_ids,
+        skipped=opening.healed,
+        stops=params.stop,
+        decided_ids=opening.completion_ids,
+    )
 
 
 def _end_of(match: tuple[int, str]) -> int:

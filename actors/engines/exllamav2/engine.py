@@ -81,7 +81,8 @@ class ExLlamaV2Engine:
             grammar.use(mask)
             start()
 
-        self._waiting.add(job.job_id, loaded.grammars.want(*job.params.grammar), start_under)
+        wanted = loaded.grammars.want(*job.params.grammar, job.completion_ids)
+        self._waiting.add(job.job_id, wanted, start_under)
 
     def cancel(self, job_id: int) -> None:
         if job_id in self._tracks or job_id in self._waiting:

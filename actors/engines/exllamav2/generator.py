@@ -115,7 +115,7 @@ class PoolGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         # `max_prefills` prompts, in whole pages. A prompt that found its pages resident took no time, so the share of
         # the next is not touched; the shares of the others grow by what one leaves.
         waiting = [job for job in self.active_jobs if not job.is_prefill_done()]
-        flowing = any(len(job.sampled) >= _FLOWING_TOKENS for job in self.active_jobs)
+        flowing = any(job.new_sampled >= _FLOWING_TOKENS for job in self.active_jobs)
         if not flowing:
             left = _FILLING_TOKENS
             for job in waiting:

@@ -6,7 +6,6 @@ Text is none of its business: it hands out token ids, and `actors.engines.text` 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -16,14 +15,16 @@ import torch
 from exllamav2.generator import ExLlamaV2DynamicJob, ExLlamaV2Sampler
 
 from actors.engines.base import EngineJob
-from actors.engines.exllamav2.banned import BannedStrings
+from actors.engines.draws import Draws
+from actors.engines.exllamav2.banned import banned_strings_of
 from actors.engines.exllamav2.cut import cut_of
 from actors.engines.exllamav2.grammar_filter import GrammarFilter
 from actors.engines.exllamav2.logprobs import logprobs_of
+from actors.engines.exllamav2.opening import opening_of
 from actors.engines.exllamav2.pages import name_page, shorten
 from actors.engines.exllamav2.penalties import LogitAdjustment, PenaltyMemory
-from actors.engines.exllamav2.settings import sampler_settings
-from actors.engines.text import Pieces, primed_decoder
+from actors.engines.exllamav2.settings import is_greedy, sampler_settings
+from actors.engines.text import Pieces
 from actors.errors import EngineFailure, InvalidRequest
 from actors.results import TokenLogprobs
 
@@ -46,9 +47,11 @@ class End:
 
 
 class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
-    """A job that collects its sampled ids in `sampled` and says in `end` why it is over.
+    """A job that collects the ids of its completion in `sampled` and says in `end` why it is over.
 
-    `settled` counts the ids of `sampled` that banned strings cannot take back any more.
+    The first `resumed_tokens` of them were there before. `settled` counts those that banned strings cannot take back
+    any more. A completion that is resumed goes on as it would have gone on where it began, except under mirostat: what
+    that has learned follows from logits which are not there any more, so it learns anew.
     """
 
     def __init__(
@@ -62,49 +65,52 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         grammar: GrammarFilter | None,
     ) -> None:
         params = job.params
-        healed = healed_characters(pieces, job.token_ids) if params.token_healing else 0
+        self.opening = opening = opening_of(job, pieces)
+        token_ids = job.token_ids if opening.to_heal else opening.token_ids
         super().__init__(
-            input_ids=torch.from_numpy(np.fromiter(job.token_ids, np.int64, len(job.token_ids)))[None],
+            input_ids=torch.from_numpy(np.fromiter(token_ids, np.int64, len(token_ids)))[None],
             # The library stops this many tokens early when it drafts, and reserves too few pages for them.
             max_new_tokens=job.max_new_tokens + draft_tokens,
             min_new_tokens=params.min_new_tokens,
             max_skips=0,  # never overtaken: jobs start in order of submission
             gen_settings=sampler_settings(params),
-            seed=job.seed,
+            seed=0,  # nothing is drawn from the library's generator of random numbers
             stop_conditions=sorted(stop_token_ids),
             filters=[] if grammar is None else [grammar],
-            token_healing=bool(healed),
+            token_healing=bool(opening.to_heal),
             identifier=job.job_id,
         )
         self.job_id = job.job_id
         self.params = params
         self.grammar = grammar
-        self.context = (job.token_ids[:-1] if healed else job.token_ids, healed)
-        """The prompt as the completion's text follows on it: its ids, and how many characters of it are sampled."""
-        self.banned = self._banned_strings(pieces) if params.banned_strings else None
-        self._max_sampled = job.max_new_tokens
+        self.banned = banned_strings_of(params, pieces, opening)
+        self._draws = None if is_greedy(params) else Draws(job.seed, opening.completion_ids)
+        self.resumed_tokens = job.resumed_tokens
+        self._max_sampled = job.resumed_tokens + job.max_new_tokens
         self.vocab_size = vocab_size
-        self.prompt_tokens = len(self.sequences[0].sequence_ids)
+        self.prompt_tokens = len(opening.prompt_ids)
         self.last_token_id = int(self.sequences[0].sequence_ids.torch()[0, -1])
-        self.sampled: list[int] = []
-        self.settled = 0
+        self.sampled = list(opening.completion_ids)
+        self.settled = len(self.sampled)
         self.logprobs: list[TokenLogprobs] = []
+        """Of the tokens of `sampled` behind the resumed ones."""
         self.end: End | None = None
         self._next_page = -1
         self.failure: Exception | None = None
         self.cut = None if self.healed else cut_of(params)
-        self.memory = PenaltyMemory(job.token_ids, vocab_size, kept=self.cut is not None and self.cut.penalised)
+        kept = self.cut is not None and self.cut.penalised
+        self.memory = PenaltyMemory(opening.prompt_ids, opening.completion_ids, vocab_size, kept=kept)
         self._adjustment = LogitAdjustment(params)
-
-    def _banned_strings(self, pieces: Pieces) -> BannedStrings:
-        prompt_ids, skipped = self.context
-        params = self.params
-        return BannedStrings(params.banned_strings, pieces, prompt_ids, skipped=skipped, stops=params.stop)
 
     @property
     def healed(self) -> bool:
-        """Whether the prompt's last token was taken away, to be sampled again."""
+        """Whether the prompt's last token was taken away, to be sampled again in this job."""
         return self.prefix_token is not None
+
+    @property
+    def new_sampled(self) -> int:
+        """How many tokens this job has sampled: of `sampled`, those that were not there before."""
+        return len(self.sampled) - self.resumed_tokens
 
     @property
     def cached_prompt_tokens(self) -> int:
@@ -121,7 +127,13 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
 
     def receive_logits(self, logits: torch.Tensor) -> tuple[Any, ...]:
         """Sample from a float32 row of shape (1, 1, padded vocabulary) on the CPU, which is changed."""
-        return self.sample_row(logits, self.rng.random())
+        return self.sample_row(logits, self.draw())
+
+    def draw(self) -> float:
+        """The random number for the token that comes next: the same until that is there, or taken back."""
+        if self._draws is None:
+            return 0.0
+        return self._draws.draw(0 if self.banned is None else len(self.banned.blocked))
 
     @torch.inference_mode()  # sampling threads do not inherit it
     def sample_row(self, logits: torch.Tensor, draw: float) -> tuple[Any, ...]:
@@ -143,7 +155,7 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
 
     def note_logprobs(self, entry: TokenLogprobs) -> None:
         """Keep the log-probabilities of the token that is being sampled, at its place among `sampled`."""
-        del self.logprobs[self._sampled_count() :]
+        del self.logprobs[self._sampled_count() - self.resumed_tokens :]
         self.logprobs.append(entry)
 
     def _sampled_count(self) -> int:
@@ -239,6 +251,8 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
             self.generator.pages_touched = True
         self.last_token_id = int(next_token)
         self.sampled.append(self.last_token_id)
+        if self._draws is not None:
+            self._draws.add(self.last_token_id)
 
     def _take_back(self, token_id: int) -> bool:
         """Undo the tokens that a banned string consists of, if this one completed one; returns whether it did."""
@@ -253,7 +267,9 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
             return False
         self.new_tokens -= count
         del self.sampled[-count:]
-        del self.logprobs[len(self.sampled) :]
+        del self.logprobs[self.new_sampled :]
+        if self._draws is not None:
+            self._draws.take_back(count)
         self._rewind(count)
         if self.banned.dead_end is not None:
             self.failure = InvalidRequest(self.banned.dead_end, param="banned_strings")
@@ -279,17 +295,3 @@ class PoolJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
         while (self._next_page + 1) * size <= end:
             name_page(self.generator, self.sequences[0], self._next_page)
             self._next_page += 1
-
-
-def healed_characters(pieces: Pieces, token_ids: Sequence[int]) -> int:
-    """How much text of the prompt token healing samples again: that of its last token, 0 where it stays.
-
-    It stays where it is the whole prompt, or no text of its own: a special token, a part of a character.
-    """
-    piece = pieces.piece(token_ids[-1]) if len(token_ids) > 1 else b""
-    try:
-        piece.decode()
-    except UnicodeDecodeError:
-        return 0
-    # Where the prompt broke off inside a character before it, the sign for that is decoded with this token.
-    return len(primed_decoder(pieces, token_ids[:-1]).decode(piece)) if piece else 0

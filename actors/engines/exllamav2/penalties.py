@@ -16,12 +16,14 @@ class PenaltyMemory:
     """Which tokens the sequence and the completion hold, one flag per token id. Kept only where penalties are looked
     up without the full row of logits."""
 
-    def __init__(self, prompt: Sequence[int], vocab_size: int, *, kept: bool) -> None:
+    def __init__(self, prompt: Sequence[int], completion: Sequence[int], vocab_size: int, *, kept: bool) -> None:
         self._kept = kept
         self.in_sequence = np.zeros(vocab_size if kept else 0, dtype=np.bool_)
         self.in_completion = np.zeros(vocab_size if kept else 0, dtype=np.bool_)
         if kept:
             self.in_sequence[np.asarray(prompt)] = True
+            self.in_completion[np.asarray(completion, np.int64)] = True
+            self.in_sequence |= self.in_completion
 
     def add(self, token_id: int) -> None:
         if self._kept:

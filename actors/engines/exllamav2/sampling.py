@@ -49,7 +49,7 @@ class BatchSampler:
 
     def sample(self, jobs: Sequence[PoolJob], logits: torch.Tensor) -> list[torch.Tensor]:
         """One (1, 1) tensor of a token id per job, from logits (jobs, 1, padded vocabulary) on the device."""
-        draws = [job.rng.random() for job in jobs]
+        draws = [job.draw() for job in jobs]
         few = [row for row, job in enumerate(jobs) if job.cut is not None]
         full = [row for row, job in enumerate(jobs) if job.cut is None]
         self._used = 0

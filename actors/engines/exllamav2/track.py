@@ -19,10 +19,12 @@ class JobTrack:
         self._job_id = job.job_id
         self._min_new_tokens = job.params.min_new_tokens
         stops = StopStrings(job.params.stop) if job.params.stop else None
-        context, skipped = pool_job.context
-        self._text = CompletionText(pieces, context, stops, skipped=skipped)
-        self._pushed = 0
+        opening = pool_job.opening
+        self._text = CompletionText(pieces, opening.token_ids, stops, skipped=opening.to_heal)
+        self._pushed = job.resumed_tokens
+        """Of the ids of `pool_job.sampled`, those that became text."""
         self._released = 0
+        """Ids that were emitted."""
         self._seen_prefill = False
 
     def __repr__(self) -> str:
@@ -96,7 +98,7 @@ class JobTrack:
         return Ended(
             job_id=self._job_id,
             reason=reason,
-            completion_tokens=self._pushed if stopped_early else len(job.sampled),
+            completion_tokens=self._pushed - job.resumed_tokens if stopped_early else job.new_sampled,
             cached_tokens=job.cached_prompt_tokens if job.generator is not None else 0,
             prefill_s=first - started if first and started else 0.0,
             generate_s=time.time() - first if first else 0.0,

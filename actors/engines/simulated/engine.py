@@ -252,15 +252,15 @@ class SimulatedEngine:
         """Emit what may be seen of a job after its new token; returns its end if that was the last."""
         # The order matters: a stop token is not shown, whatever text it would complete; a stop string ends the job even
         # with the last token that it may have; and only then does the length.
-        params = job.job.params
-        if token in job.stop_ids and job.generated > params.min_new_tokens:
+        params, length_tokens = job.job.params, job.job.resumed_tokens + job.generated
+        if token in job.stop_ids and length_tokens > params.min_new_tokens:
             if job.text is not None:
                 self._emit(job, job.text.finish(), events)
             return job.ended(FinishReason.STOP, now_s, stop_token_id=token)
         if job.text is None:
             release = Release(self.piece(token).decode(), (token,))
         else:
-            release = job.text.push(token, may_stop=job.generated >= params.min_new_tokens)
+            release = job.text.push(token, may_stop=length_tokens >= params.min_new_tokens)
         self._emit(job, release, events)
         if release.stop is not None:
             return job.ended(FinishReason.STOP, now_s, stop_string=release.stop)

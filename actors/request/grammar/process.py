@@ -23,6 +23,7 @@ import socket
 import struct
 import sys
 import traceback
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -175,8 +176,8 @@ def _told_refusal(
 
 
 def _serve_text(matcher: Any, mask: bytes, order: tuple[float, int], connection: socket.socket, mask_fd: int) -> None:
-    """In a text's process: after every token, say whether it is allowed and the text complete, then that the next mask
-    is written."""
+    """In a text's process: after every token, or after many at once, say whether it is allowed and the text complete,
+    then that the next mask is written."""
     step_cpu_s, size = order
     memory = mmap.mmap(mask_fd, size)
     os.close(mask_fd)
@@ -185,15 +186,33 @@ def _serve_text(matcher: Any, mask: bytes, order: tuple[float, int], connection:
     found = memory if shown == len(mask) else bytearray(mask)
     address = ctypes.addressof(ctypes.c_char.from_buffer(found))
     answer(connection, Word.STOPPED if matcher.is_stopped() else Word.DONE)
-    while token := connection.recv(TOKEN.size, socket.MSG_WAITALL):
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(connection, TOKEN.size, 1, socket.MSG_WAITALL)
+        if not data:
+            return
+        *before, token_id = _resumed_ids(data, descriptors[0]) if descriptors else TOKEN.unpack(data)
+        for earlier_id in before:
+            with _bounded(step_cpu_s):  # as much as when it was generated
+                matcher.consume_token(earlier_id)
+            if matcher.is_error():
+                break
         with _bounded(step_cpu_s):
-            matcher.consume_token(*TOKEN.unpack(token))
+            if not matcher.is_error():
+                matcher.consume_token(token_id)
             _answer_state(connection, matcher)
             if not matcher.is_error():
                 matcher.unsafe_compute_mask_ptr(address, len(found))
                 if found is not memory:
                     memory[:shown] = found[:shown]
             _answer_state(connection, matcher)
+
+
+def _resumed_ids(data: bytes, file_fd: int) -> tuple[int, ...]:
+    """The tokens of a completion that was begun before."""
+    (count,) = TOKEN.unpack(data)
+    ids = array("I", os.pread(file_fd, count * TOKEN.size, 0))
+    os.close(file_fd)
+    return tuple(ids)
 
 
 def _answer_state(connection: socket.socket, matcher: Any) -> None:

@@ -15,7 +15,8 @@ COMPILE = struct.Struct("<BdI")
 OPEN = struct.Struct("<dI")
 """To a grammar's process: seconds of processor time per step, bytes of the mask in the file."""
 TOKEN = struct.Struct("<I")
-"""To a text's process: the token that was chosen."""
+"""To a text's process: the token that was chosen; or, with the descriptor of a file, how many tokens of a completion's
+beginning stand in it, in the machine's order of bytes."""
 _ANSWER = struct.Struct("<BI")
 _READ_BYTES = 65536
 

@@ -47,6 +47,7 @@ class CoreDispatcher:
             priority=job.priority,
             tenant=job.tenant,
             excluded_workers=frozenset(job.killers),
+            age_s=now_s - job.arrival_s,
         )
         self._handle(Submitted(admission), now_s)
 

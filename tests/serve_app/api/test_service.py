@@ -13,13 +13,14 @@ import pytest
 from starlette.types import Message
 
 from actors.builtin_model import builtin_model_path
-from actors.errors import EngineFailure, NoHealthyWorker, Overloaded, WorkerDied
+from actors.errors import EngineFailure, NoHealthyWorker, Overloaded, UnsupportedParameter, WorkerDied
 from actors.front.front import Front
 from actors.messages import WorkerLimits
 from actors.request.options import RequestOptions
 from actors.request.prompt import PromptEncoder
 from actors.results import Delta
 from serve_app.api.app import create_api
+from serve_app.config import ApiLimits
 from serve_app.models.served import Models, ServedModel
 from serve_app.models.text import ModelText
 from tests.serve_app.api.recording import RecordingObserver
@@ -63,9 +64,9 @@ class OpenModel(ServedModel):
         self._text = text()
 
 
-def app_of(front: FakeFront) -> tuple[Any, RecordingObserver]:
+def app_of(front: FakeFront, **limits: Any) -> tuple[Any, RecordingObserver]:
     observer = RecordingObserver()
-    return create_api(Models([OpenModel(front)]), observer=observer), observer
+    return create_api(Models([OpenModel(front)]), observer=observer, limits=ApiLimits(**limits)), observer
 
 
 async def post(app: Any, endpoint: str = "completions", **fields: Any) -> httpx.Response:
@@ -176,3 +177,51 @@ async def test_usage_is_that_of_the_worker() -> None:
     assert events[-1] == "[DONE]"
     assert json.loads(events[-2])["usage"] == whole
     assert (whole["prompt_tokens"], whole["completion_tokens"], whole["total_tokens"]) == (2, 6, 8)
+
+
+async def answered(app: Any, release: asyncio.Event, **fields: Any) -> tuple[list[int], str]:
+    """Statuses and text of a streamed answer; `release` is set when a comment has come."""
+    body = json.dumps({"model": "m", "stream": True, **fields}).encode()
+    asked: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    statuses: list[int] = []
+    text = b""
+
+    async def receive() -> Message:
+        if asked:
+            return asked.pop()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        nonlocal text
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+        text += message.get("body", b"")
+        if b"keep-alive" in text:
+            release.set()
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "query_string": b"", "headers": headers}
+    async with asyncio.timeout(10.0):
+        await app(scope, receive, send)
+    return statuses, text.decode()
+
+
+async def test_a_stream_that_waits_sends_comments_before_its_first_text() -> None:
+    release = asyncio.Event()
+    app, _ = app_of(ScriptedFront({5: Script(["a"], after=release)}), keepalive_s=0.01)
+    statuses, text = await answered(app, release, prompt=[5])
+    assert statuses == [200]
+    assert text.startswith(": keep-alive\n\n")
+    assert [line for line in text.splitlines() if line.startswith("data")][-1] == "data: [DONE]"
+    assert '"text": "a"' in text
+
+
+async def test_a_refusal_that_comes_after_a_comment_is_told_under_the_names_of_the_request() -> None:
+    release = asyncio.Event()
+    error = UnsupportedParameter("min_new_tokens is too much.", param="min_new_tokens")
+    app, observer = app_of(ScriptedFront({5: Script(after=release, error=error)}), keepalive_s=0.01)
+    statuses, text = await answered(app, release, prompt=[5])
+    told = json.loads(text.rsplit("data: ", 1)[1])["error"]
+    assert (statuses, told["param"], told["message"]) == ([200], "min_tokens", "min_tokens is too much.")
+    assert [(record.outcome, record.status) for record in observer.records] == [("unsupported_parameter", 200)]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from actors.errors import ExlpoolError, WorkerDied
-from actors.results import Delta, FinishReason
+from actors.results import Delta, FinishReason, Timing
 from serve_app.api.chat_choice import ChatChoiceText
 from serve_app.api.schemas.chat import ChatCompletionChunk
 from serve_app.api.schemas.common import PromptTokensDetails, UsageModel
@@ -69,10 +69,20 @@ class Records(Unobserved):
         self.records.append(record)
 
 
-async def send_all(events: AsyncGenerator[str, None], *, leave_after: int | None = None) -> tuple[list[Message], str]:
+def streamed(events: AsyncGenerator[str, None], *, keepalive_s: float = 60.0) -> tuple[EventStream, Records]:
+    observer = Records()
+    observed = ObservedRequest(observer, "chat")
+    observed.timing = Timing(queue_s=0.01, prefill_s=0.02, first_token_s=0.03, total_s=0.03)
+    return EventStream(events, observed, keepalive_s=keepalive_s), observer
+
+
+async def send_all(
+    events: AsyncGenerator[str, None], *, leave_after: int | None = None, keepalive_s: float = 60.0
+) -> tuple[list[Message], str]:
     """The messages of a stream whose client leaves after so many of them, and the recorded outcome."""
-    observer, sent, gone = Records(), [], asyncio.Event()
-    response = EventStream("head", events, ObservedRequest(observer, "chat"), {"x-a": "b"})
+    response, observer = streamed(events, keepalive_s=keepalive_s)
+    sent: list[Message] = []
+    gone = asyncio.Event()
 
     async def send(message: Message) -> None:
         sent.append(message)
@@ -104,32 +114,52 @@ def body_of(messages: list[Message]) -> str:
     return b"".join(message.get("body", b"") for message in messages).decode()
 
 
-async def test_a_stream_sends_head_and_events() -> None:
+async def test_a_stream_sends_all_events() -> None:
     closed: list[bool] = []
     sent, outcome = await send_all(texts("a", DONE, closed=closed))
     assert sent[0]["status"] == 200
     headers = dict(sent[0]["headers"])
     assert headers[b"content-type"].startswith(b"text/event-stream")
-    assert headers[b"x-a"] == b"b"
+    assert (headers[b"x-queue-time-ms"], headers[b"x-prefill-time-ms"]) == (b"10.0", b"20.0")
     assert b"content-length" not in headers
-    assert body_of(sent) == "heada" + DONE
-    assert [message.get("more_body") for message in sent[1:]] == [True, True, True, False]
+    assert body_of(sent) == "a" + DONE
+    assert [message.get("more_body") for message in sent[1:]] == [True, True, False]
     assert (outcome, closed) == ("ok", [True])
 
 
-@pytest.mark.parametrize(
-    ("error", "code"), [(WorkerDied("It died."), "worker_died"), (ZeroDivisionError("secret"), "internal_error")]
-)
+FAILURES = [(WorkerDied("It died."), "worker_died", 503), (ZeroDivisionError("secret"), "internal_error", 500)]
+
+
+@pytest.mark.parametrize(("error", "code"), [(error, code) for error, code, _ in FAILURES])
 async def test_a_failure_is_told_and_not_followed_by_done(error: Exception, code: str) -> None:
     closed: list[bool] = []
     sent, outcome = await send_all(texts("a", error=error, closed=closed))
     text = body_of(sent)
-    assert text.startswith("heada")
-    told = parsed(text.removeprefix("heada"))["error"]
+    assert text.startswith("a")
+    told = parsed(text.removeprefix("a"))["error"]
     assert told["code"] == code == outcome
     assert isinstance(error, ExlpoolError) or "secret" not in text
     assert "[DONE]" not in text
     assert sent[-1]["more_body"] is False
+
+
+@pytest.mark.parametrize(("error", "code", "status"), FAILURES)
+async def test_a_failure_before_anything_was_sent_is_raised(error: Exception, code: str, status: int) -> None:
+    closed: list[bool] = []
+    response, observer = streamed(texts(error=error, closed=closed))
+
+    async def send(message: Message) -> None:
+        pytest.fail("nothing is to be sent")
+
+    with pytest.raises(type(error)):
+        await response({"type": "http"}, forever, send)
+    assert [(record.outcome, record.status) for record in observer.records] == [(code, status)]
+    assert closed == [True]
+
+
+async def forever() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError
 
 
 @pytest.mark.parametrize("leave_after", [1, 2, 3])
@@ -144,7 +174,78 @@ async def test_a_client_that_leaves_closes_the_events(leave_after: int) -> None:
         finally:
             closed.append(True)
 
-    events = endless()
-    await anext(events)  # as a service does before it answers
-    _, outcome = await send_all(events, leave_after=leave_after)
+    _, outcome = await send_all(endless(), leave_after=leave_after)
     assert (outcome, closed) == ("disconnected", [True])
+
+
+class Talk:
+    """A stream that says a text when the test wants it to, and what is sent of it."""
+
+    def __init__(self, *, error: Exception | None = None) -> None:
+        self.said: asyncio.Queue[str | None] = asyncio.Queue()
+        self.sent: asyncio.Queue[Message] = asyncio.Queue()
+        self.closed = False
+        self.error = error
+
+    async def events(self) -> AsyncGenerator[str, None]:
+        try:
+            while (text := await self.said.get()) is not None:
+                yield text
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.closed = True
+
+    async def send(self, message: Message) -> None:
+        await asyncio.sleep(0)
+        await self.sent.put(message)
+
+    async def next_sent(self) -> Any:
+        """The status, or the text that comes next."""
+        async with asyncio.timeout(5.0):
+            message = await self.sent.get()
+        return message["status"] if message["type"] == "http.response.start" else message["body"].decode()
+
+
+COMMENT = ": keep-alive\n\n"
+
+
+async def test_a_silent_stream_sends_comments_and_a_late_failure_is_its_last_event() -> None:
+    talk = Talk(error=WorkerDied("It died."))
+    response, observer = streamed(talk.events(), keepalive_s=0.01)
+    answering = asyncio.create_task(response({"type": "http"}, forever, talk.send))
+    assert [await talk.next_sent() for _ in range(3)] == [200, COMMENT, COMMENT]
+    talk.said.put_nowait("a")
+    while (text := await talk.next_sent()) == COMMENT:
+        pass
+    assert text == "a"
+    assert await talk.next_sent() == COMMENT
+    talk.said.put_nowait(None)
+    await answering
+    rest = [await talk.next_sent() for _ in range(talk.sent.qsize())]
+    assert parsed(rest[-2])["error"]["code"] == "worker_died"
+    assert rest[-1] == ""
+    assert [(record.outcome, record.status) for record in observer.records] == [("worker_died", 200)]
+
+
+async def test_a_stream_that_talks_sends_no_comments() -> None:
+    talk = Talk()
+    response, _ = streamed(talk.events(), keepalive_s=0.5)
+    answering = asyncio.create_task(response({"type": "http"}, forever, talk.send))
+    for number in range(20):
+        talk.said.put_nowait(str(number))
+        assert await talk.next_sent() == (200 if number == 0 else str(number - 1))
+    talk.said.put_nowait(None)
+    await answering
+
+
+async def test_a_connection_that_takes_no_comment_has_no_client() -> None:
+    talk = Talk()
+    response, observer = streamed(talk.events(), keepalive_s=0.01)
+
+    async def broken(message: Message) -> None:
+        raise OSError("broken pipe")
+
+    await response({"type": "http"}, forever, broken)
+    assert talk.closed
+    assert [record.outcome for record in observer.records] == ["disconnected"]

@@ -18,6 +18,8 @@ from tests.serve_app.running import MODEL, PROMPT, Running, ask, http_client, pr
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 GONE_WITHIN_S = 1.0
+REPLICA_GONE_WITHIN_S = 5.0
+"""Ray has to notice the death first, which takes it longer on a busy machine."""
 SLOW_PREFILL_TOKENS_PER_S = 200.0
 LONG_PROMPT = list(range(10, 1510))
 WARM_UP_ROUNDS = 3
@@ -150,3 +152,21 @@ async def test_no_request_is_lost_against_a_bound(app: Running) -> None:
             assert outcomes[200] >= 65, "all places are used"
             await until(lambda: is_idle(app), 5.0)
     assert memory_bytes[-1] - memory_bytes[WARM_UP_ROUNDS - 1] < MAX_GROWTH_BYTES, memory_bytes
+
+
+async def test_a_replica_that_is_killed_has_its_jobs_cancelled_and_another_one_answers(app: Running) -> None:
+    (front,) = processes("ServeReplica:front:HttpFront")
+    async with http_client() as http:
+        async with http.stream("POST", f"{app.url}/v1/completions", json=ask(4000)) as answer:
+            lines = answer.aiter_lines()
+            await anext(lines)
+            waiting = asyncio.create_task(http.post(f"{app.url}/v1/completions", json=ask(4000, stream=False)))
+            await until(lambda: sum(scheduler(app).queued_requests.values()) == 1, 10.0)
+            front.kill()
+            await until(lambda: is_idle(app), REPLICA_GONE_WITHIN_S)
+            with contextlib.suppress(httpx.HTTPError):  # how its proxy tells the client is Serve's own affair
+                assert "[DONE]" not in "".join([line async for line in lines])
+        with contextlib.suppress(httpx.HTTPError):
+            assert (await waiting).status_code >= 500
+        await asyncio.to_thread(app.wait_ready)
+        assert (await http.post(f"{app.url}/v1/completions", json=ask(3, stream=False))).status_code == 200

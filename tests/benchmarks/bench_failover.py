@@ -1,0 +1,193 @@
+"""How long a stream pauses when its worker dies, or hangs, until the next token comes from another worker.
+
+Every round runs some streams of the built-in model on a pool of three workers, and kills one that has work (or stops
+it, so that it hangs). Of the streams that it ran, the pause is counted from the kill to the next token, in three parts:
+until the front has noticed and asks for another place, until it has that place, and until the next token has come.
+
+    python -m tests.benchmarks.bench_failover [--kills 20] [--hangs 3] [--streams 1,8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from actors import Pool, PoolConfig, pool_config
+from actors.dispatcher.statistics import PoolStatistics
+from actors.front.front import Front
+from actors.front.run import Piece, Run
+from actors.ray_session import NAMESPACE, prepare_private_cluster
+from actors.request.options import request_options
+from tests.pool_actors import worker_pids
+
+TOKENS = 1500
+WARM_TOKENS = 30
+STALL_TIMEOUT_S = 2.0
+UP_WITHIN_S = 120.0
+POLL_S = 0.05
+CONFIG = pool_config(
+    name="failover",
+    engine="cpu",
+    workers=3,
+    cpus_per_worker=0.1,
+    cache_tokens=64 * 2048,
+    context_tokens=2048,
+    max_restarts=-1,
+    stall_timeout_s=STALL_TIMEOUT_S,
+)
+
+
+@dataclass(slots=True)
+class Watched:
+    """One stream: when its attempts began and were placed, and when its tokens came."""
+
+    began_s: list[float] = field(default_factory=list)
+    arrivals_s: list[float] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    noticed_s: float
+    placed_s: float
+    token_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.noticed_s + self.placed_s + self.token_s
+
+
+class WatchedFront(Front):
+    """Notes when each attempt begins."""
+
+    watched: dict[tuple[int, ...], Watched]
+
+    def _attempt(self, run: Run, *, whole: bool) -> AsyncGenerator[Piece, None]:
+        one = self.watched[run.request.token_ids]
+        one.began_s.append(time.monotonic())
+        one.runs = [run]
+        return super()._attempt(run, whole=whole)
+
+
+async def statistics_of(dispatcher: Any) -> PoolStatistics:
+    found: PoolStatistics = await dispatcher.statistics.remote()
+    return found
+
+
+async def wait_until_up(dispatcher: Any) -> None:
+    """Until every worker can generate, and none has anything to do."""
+    deadline_s = time.monotonic() + UP_WITHIN_S
+    while True:
+        workers = (await statistics_of(dispatcher)).workers
+        if all(worker.worker_id is not None and not worker.active_jobs for worker in workers):
+            return
+        if time.monotonic() > deadline_s:
+            raise RuntimeError(f"not all workers came back: {workers}")
+        await asyncio.sleep(POLL_S)  # a poll, bounded by the deadline above
+
+
+async def read(front: WatchedFront, prompt: tuple[int, ...], watched: Watched) -> None:
+    options = request_options(max_new_tokens=TOKENS, temperature=0.0, ignore_eos=True)
+    async for _ in front.stream(prompt, options):
+        watched.arrivals_s.append(time.monotonic())
+
+
+async def fail_once(
+    front: WatchedFront, dispatcher: Any, config: PoolConfig, number: int, how: signal.Signals, streams: int
+) -> list[Pause]:
+    """The pauses of the streams that ran on the worker that was hit."""
+    await wait_until_up(dispatcher)
+    prompts = [(10 + number % 500, 11, 12, 13, 20 + stream) for stream in range(streams)]
+    front.watched = {prompt: Watched() for prompt in prompts}
+    pids = await worker_pids(config)
+    tasks = [asyncio.create_task(read(front, prompt, watched)) for prompt, watched in front.watched.items()]
+    while not all(len(watched.arrivals_s) >= WARM_TOKENS for watched in front.watched.values()):
+        await asyncio.sleep(POLL_S)
+    workers = (await statistics_of(dispatcher)).workers
+    victim = max(workers, key=lambda worker: worker.active_jobs)
+    hit_s = time.monotonic()
+    os.kill(pids[victim.slot_name], how)
+    while sum(len(watched.began_s) >= 2 for watched in front.watched.values()) < victim.active_jobs and not all(
+        task.done() for task in tasks
+    ):
+        await asyncio.sleep(POLL_S)
+    pauses = [await pause_of(watched, hit_s) for watched in front.watched.values() if len(watched.began_s) >= 2]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return pauses
+
+
+async def pause_of(watched: Watched, hit_s: float) -> Pause:
+    noticed_s = watched.began_s[1]
+    while not watched.arrivals_s or watched.arrivals_s[-1] < noticed_s or watched.runs[0].granted_at_s < noticed_s:
+        await asyncio.sleep(POLL_S)
+    granted_s = watched.runs[0].granted_at_s
+    token_s = next(at_s for at_s in watched.arrivals_s if at_s >= granted_s)
+    return Pause(noticed_s - hit_s, granted_s - noticed_s, token_s - granted_s)
+
+
+def row(name: str, streams: int, pauses: list[Pause]) -> str:
+    def spread(values: list[float]) -> str:
+        ordered = sorted(values)
+        return f"{ordered[len(ordered) // 2] * 1e3:.0f} / {ordered[int(len(ordered) * 0.99)] * 1e3:.0f}"
+
+    parts = [
+        spread([getattr(pause, part) for pause in pauses]) for part in ("total_s", "noticed_s", "placed_s", "token_s")
+    ]
+    return f"| {name} | {streams} | {len(pauses)} | {' | '.join(parts)} |"
+
+
+async def measure(arguments: argparse.Namespace) -> None:
+    dispatcher: Any = ray.get_actor(CONFIG.name, namespace=NAMESPACE)
+    front = await WatchedFront.open(dispatcher, patient=True)
+    assert isinstance(front, WatchedFront)
+    print("| worker | streams | hit | pause ms, median / p99 | until noticed | until placed | until the next token |")
+    print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
+    number = 0
+    for streams in arguments.streams:
+        for name, how, count in (
+            ("killed", signal.SIGKILL, arguments.kills),
+            ("stopped", signal.SIGSTOP, arguments.hangs),
+        ):
+            pauses: list[Pause] = []
+            for _ in range(count):
+                number += 1
+                pauses += await fail_once(front, dispatcher, CONFIG, number, how, streams)
+            if pauses:
+                print(row(name, streams, pauses), flush=True)
+    await front.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--hangs", type=int, default=3)
+    parser.add_argument("--streams", type=lambda text: [int(part) for part in text.split(",")], default=[1, 8])
+    arguments = parser.parse_args()
+    prepare_private_cluster()
+    ray.init(
+        address="local",
+        namespace=NAMESPACE,
+        num_cpus=8,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    with Pool.start(config=CONFIG):
+        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, a hang is a step of {STALL_TIMEOUT_S:g} s")
+        asyncio.run(measure(arguments))
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
