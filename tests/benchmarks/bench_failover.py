@@ -166,7 +166,7 @@ async def measure(arguments: argparse.Namespace) -> None:
             pauses: list[Pause] = []
             for _ in range(count):
                 number += 1
-                pauses += await fail_once(front, dispatcher, number, how, streams)
+                pauses += await hit_once(front, dispatcher, number, how, streams)
             if pauses:
                 print(row(name, streams, pauses), flush=True)
     await front.close()
