@@ -23,12 +23,11 @@ from actors.results import GenerationResult
 from actors.script.changes import GRACE_S, drain, keep, replace, scale
 from actors.script.front_actor import end_front_actor, start_front_actor
 from actors.script.fronts import ScriptFronts
-from actors.script.loop_thread import LoopThread
 from actors.script.map import map_prompts
 from actors.script.openness import Openness
 from actors.script.remote_generate import RemoteGenerate
 from actors.script.sending import SameCluster
-from actors.script.starting import ProgressCallback, wait_until_ready
+from actors.script.starting import ProgressCallback, follow_orders, wait_until_ready
 from actors.script.text_stream import TextStream
 
 T = TypeVar("T")
@@ -58,7 +57,9 @@ class Pool:
         self._owns_front = front is None
         self._front = start_front_actor(dispatcher) if front is None else front
         self._openness = Openness()
-        self._orders = None if launched is None or config.detached else _follow_orders(self, launched)
+        self._orders = (
+            None if launched is None or config.detached else follow_orders(self, launched.dispatcher, launched.starter)
+        )
         self.generate = RemoteGenerate(self._front, self._openness)
 
     @classmethod
@@ -273,14 +274,6 @@ class Pool:
 
 def _arrived(_: SameCluster, cls: type[Pool], config: PoolConfig, dispatcher: Any, front: Any) -> Pool:
     return cls(config, dispatcher, launched=None, owns_ray=False, front=front)
-
-
-def _follow_orders(owner: Pool, launched: Launched) -> LoopThread:
-    """Start and end workers as the dispatcher orders, on a thread that ends with `owner`."""
-    thread = LoopThread()
-    thread.end_with(owner)
-    thread.submit(launched.starter.follow_orders(launched.dispatcher))
-    return thread
 
 
 def _answer(reference: ray.ObjectRef[T]) -> T:

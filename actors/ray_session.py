@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.runtime_context import get_runtime_context
 
 from actors.errors import ConfigurationError, PoolClosed, first_line
@@ -59,6 +60,14 @@ def _set_defaults(variables: Mapping[str, str]) -> None:
 def worker_name(pool: str, slot_name: str) -> str:
     """The Ray name of a worker, by which the dispatcher finds it, in every life of either."""
     return f"{pool}.{slot_name}"
+
+
+def find_actor(name: str) -> Any:
+    """The actor of this name, or None: there is none, or nobody could say. It asks the cluster, and blocks."""
+    try:
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except (ValueError, RayError):
+        return None
 
 
 def ensure_ray(address: str | None) -> bool:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray.exceptions import ActorUnavailableError
 
-from actors import ConfigurationError, GenerationResult, ModelError, NoHealthyWorker, Pool
+from actors import ConfigurationError, GenerationResult, ModelError, NoHealthyWorker, Pool, PoolNotFound
 from actors.engines.simulated import expected_tokens
 from actors.ray_session import NAMESPACE, worker_name
 from tests.engines.model_files import write_model
+from tests.processes import marked_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -261,6 +265,43 @@ def test_what_is_streamed_goes_on_while_workers_come_and_go(pool: Pool) -> None:
     for thread in threads:
         thread.join(WAIT_S)
     assert sorted(made) == sorted(2 * [expected_tokens(prompt, 100) for prompt in asked])
+
+
+SCRIPT = """
+import sys
+import ray
+from actors import Pool
+
+pool = Pool.start(name="killed", engine="simulated", cpus_per_worker=0.5, address=sys.argv[1])
+pool.scale(2)
+references = [pool.generate.remote([5, 6, 7], max_new_tokens=4000) for _ in range(8)]
+print("running", flush=True)
+ray.get(references)
+"""
+
+
+def test_workers_that_joined_later_go_with_a_script_that_is_killed(eventually: Eventually, mark: str) -> None:
+    """On a cluster that stays, so nothing but their owner's end ends them."""
+    address = ray.get_runtime_context().gcs_address
+    script = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, address], env=marked_environment(mark), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert script.stdout is not None
+        assert script.stdout.readline().strip() == "running"
+        handles = [worker_handle("killed", f"worker-{number}") for number in range(2)]
+        processes = [psutil.Process(ray.get(handle.heartbeat.remote(), timeout=WAIT_S).pid) for handle in handles]
+        script.kill()
+        eventually(lambda: not any(process.is_running() for process in processes), timeout_s=WAIT_S)
+        with pytest.raises(PoolNotFound):
+            Pool.connect("killed")
+    finally:
+        script.kill()
+        script.communicate(timeout=WAIT_S)
+
+
+def worker_handle(pool_name: str, slot_name: str) -> Any:
+    return ray.get_actor(worker_name(pool_name, slot_name), namespace=NAMESPACE)
 
 
 # Other settings.

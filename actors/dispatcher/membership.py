@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -22,7 +21,7 @@ from actors.dispatcher.plan import Plan, PlannedWorker, PlanStore, missing_in
 from actors.dispatcher.restart_pauses import RestartPauses
 from actors.dispatcher.slots import Slot, Slots
 from actors.errors import ConfigurationError, NoHealthyWorker, first_line
-from actors.ray_session import NAMESPACE, worker_name
+from actors.ray_session import find_actor, worker_name
 from actors.scheduling.events import (
     Event,
     WorkerDown,
@@ -261,7 +260,7 @@ class Membership:
                 await asyncio.sleep(FIND_INTERVAL_S)
                 continue
             held = slot.name in self._held
-            slot.handle = await asyncio.to_thread(_find, worker_name(self._plan.config.name, slot.name))
+            slot.handle = await asyncio.to_thread(find_actor, worker_name(self._plan.config.name, slot.name))
             if slot.handle is None and held:
                 await follower.lose(NoHealthyWorker(f"Worker {slot.name} is gone: it died, or could not be started."))
                 return
@@ -312,11 +311,3 @@ class Membership:
     def __repr__(self) -> str:
         leaving = len(self._plan.workers) - len(self._plan.staying)
         return f"<Membership: {len(self._plan.staying)} workers stay, {leaving} leave>"
-
-
-def _find(name: str) -> Any:
-    """The actor of this name, or None."""
-    try:
-        return ray.get_actor(name, namespace=NAMESPACE)
-    except (ValueError, RayError):  # there is none, or nobody could say
-        return None

@@ -1,4 +1,4 @@
-"""A pool that has just been launched, until all of its workers can generate."""
+"""A pool that this process has launched: its workers are waited for, and started by this process from then on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from actors.config import PoolConfig
 from actors.dispatcher.statistics import WorkerState
 from actors.errors import ConfigurationError, PoolClosed, first_line
 from actors.ray_failures import plain_reason
+from actors.script.loop_thread import LoopThread
+from actors.worker_starter import WorkerStarter
 
 logger = logging.getLogger(__name__)
 
@@ -44,3 +46,11 @@ def wait_until_ready(dispatcher: Any, config: PoolConfig, progress: ProgressCall
                 raise state.failure
         if all(state.worker_id is not None for state in states):
             return
+
+
+def follow_orders(owner: object, dispatcher: Any, starter: WorkerStarter) -> LoopThread:
+    """Start and end workers as the dispatcher orders, on a thread that ends with `owner`."""
+    thread = LoopThread()
+    thread.end_with(owner)
+    thread.submit(starter.follow_orders(dispatcher))
+    return thread

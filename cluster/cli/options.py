@@ -30,6 +30,8 @@ class WorkerOptions:
 
     model: Annotated[Path | None, typer.Option(help="Model directory; none: the built-in model.")] = None
     workers: Annotated[int | None, typer.Option(min=1, help="Workers to start, each with a model of its own.")] = None
+    min_workers: Annotated[int | None, typer.Option(min=0, help="An idle pool shrinks to it; none: --workers.")] = None
+    max_workers: Annotated[int | None, typer.Option(min=1, help="A busy pool grows to it; none: --workers.")] = None
     engine: Annotated[str | None, typer.Option(help="auto, cpu, exllamav2 or simulated.")] = None
     cache_tokens: Annotated[int | None, typer.Option(help="Key-value cache of each worker, a multiple of 256.")] = None
     cpus_per_worker: Annotated[float | None, typer.Option(help="CPUs that each worker claims from Ray.")] = None
