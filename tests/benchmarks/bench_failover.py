@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -158,17 +159,14 @@ async def measure(arguments: argparse.Namespace) -> None:
     print("| worker | streams | hit | pause ms, median / p99 | until noticed | until placed | until the next token |")
     print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
     number = 0
-    for streams in arguments.streams:
-        for name, how, count in (
-            ("killed", signal.SIGKILL, arguments.kills),
-            ("stopped", signal.SIGSTOP, arguments.hangs),
-        ):
-            pauses: list[Pause] = []
-            for _ in range(count):
-                number += 1
-                pauses += await hit_once(front, dispatcher, number, how, streams)
-            if pauses:
-                print(row(name, streams, pauses), flush=True)
+    rounds = (("killed", signal.SIGKILL, arguments.kills), ("stopped", signal.SIGSTOP, arguments.hangs))
+    for streams, (name, how, count) in itertools.product(arguments.streams, rounds):
+        pauses: list[Pause] = []
+        for _ in range(count):
+            number += 1
+            pauses += await hit_once(front, dispatcher, number, how, streams)
+        if pauses:
+            print(row(name, streams, pauses), flush=True)
     await front.close()
 
 
