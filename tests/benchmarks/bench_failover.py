@@ -114,9 +114,7 @@ async def read(front: WatchedFront, prompt: tuple[int, ...], watched: Watched) -
         watched.arrivals_s.append(time.monotonic())
 
 
-async def fail_once(
-    front: WatchedFront, dispatcher: Any, number: int, how: signal.Signals, streams: int
-) -> list[Pause]:
+async def hit_once(front: WatchedFront, dispatcher: Any, number: int, how: signal.Signals, streams: int) -> list[Pause]:
     """The pauses of the streams that ran on the worker that was hit."""
     await wait_until_up(dispatcher)
     prompts = [(10 + number % 500, 11, 12, 13, 20 + stream) for stream in range(streams)]
