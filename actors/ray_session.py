@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import warnings
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
 from ray.runtime_context import get_runtime_context
 
 from actors.errors import ConfigurationError, PoolClosed, first_line
@@ -20,7 +21,8 @@ SLOT_PREFIX = "worker-"
 """Of the names of a pool's slots; a number follows."""
 STREAM_BACKPRESSURE = 16
 """Unread messages of a stream before its producer waits; what comes meanwhile joins into one message."""
-
+DIED_TIMES, DIED_PAUSE_S, DIED_ANSWER_S = 3, 0.3, 5.0
+"""How often, and at what intervals, an actor must be told to have died before it is taken for gone."""
 
 QUICK_NEWS = {
     # A call or stream of a process that has died fails only when Ray has waited for the reason, for a second, and looks
@@ -112,6 +114,22 @@ def cancel_stream(stream: Any) -> None:
     start a new cluster to look for it."""
     if ray.is_initialized():
         ray.cancel(stream)
+
+
+async def is_gone(actor: Any) -> bool:
+    """Whether an actor has ended for good, as far as Ray says: of one that it starts again it may say at first, too,
+    that it has died. False where nobody knows."""
+    for _ in range(DIED_TIMES):
+        try:
+            async with asyncio.timeout(DIED_ANSWER_S):
+                await actor.__ray_ready__.remote()
+        except ActorDiedError:
+            await asyncio.sleep(DIED_PAUSE_S)
+        except (RayError, TimeoutError):
+            return False
+        else:
+            return False
+    return True
 
 
 def cluster_id() -> str | None:

@@ -11,11 +11,14 @@ from ray.exceptions import AuthenticationError
 from requests.exceptions import HTTPError, Timeout
 
 from actors.errors import ConfigurationError, ExlpoolError
+from actors.ray_checks import require_cluster
+from cluster.bounded import call_within
 from cluster.deploy_status import cause
 
 ASK_TIMEOUT_S = 15.0
 DEPLOY_TIMEOUT_S = 120.0
 """The first deployment starts Serve itself."""
+THIS_MACHINE = "auto"
 T = TypeVar("T")
 
 
@@ -44,7 +47,7 @@ class Dashboard:
     def __init__(self, address: str) -> None:
         self.address = address
         if not _is_http_url(address):
-            raise self._wrong("that is no address of a dashboard, such as http://127.0.0.1:8265.")
+            raise self._wrong('that is no address of a dashboard, such as http://127.0.0.1:8265, and not "auto".')
         self._client = self._ask(lambda: _BoundedClient(address))
 
     def applications(self) -> dict[str, Any]:
@@ -82,6 +85,31 @@ class Dashboard:
 
     def _wrong(self, why: str) -> ConfigurationError:
         return ConfigurationError(f"Cannot deploy to {self.address}: {why}", param="address")
+
+
+def dashboard_url(address: str) -> str:
+    """The URL of a dashboard: `address` itself, or for "auto" that of the cluster which runs on this machine.
+
+    :raises ConfigurationError: none runs here, or it has no dashboard.
+    :raises ClusterSilent: it does not answer.
+    """
+    if address != THIS_MACHINE:
+        return address
+    require_cluster(address)
+    try:
+        return str(call_within(ASK_TIMEOUT_S, "the address of its dashboard", _ask_for_dashboard))
+    except (ImportError, OSError, RuntimeError, ValueError):
+        raise ConfigurationError(
+            "The cluster on this machine does not say where its dashboard is: give its address, such as "
+            "http://127.0.0.1:8265.",
+            param="address",
+        ) from None
+
+
+def _ask_for_dashboard() -> str:
+    from ray.dashboard.utils import ray_address_to_api_server_url
+
+    return str(ray_address_to_api_server_url(THIS_MACHINE))
 
 
 def _is_http_url(address: str) -> bool:

@@ -15,15 +15,17 @@ from pydantic import ValidationError
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from actors.config import naming, read_settings
-from actors.errors import ExlpoolError
+from actors.errors import ConfigurationError, ExlpoolError
 from actors.wording import setting_error
 from cluster.dashboard import Dashboard, DashboardUnreachable
 from cluster.deploy_schema import require_known_keys
 from cluster.deploy_status import FAILED, cause
 from cluster.server import check_exposure
-from serve_app.config import ServeConfig, live_settings, serve_config
+from serve_app.config import LiveSettings, ServeConfig, live_settings, serve_config
 
 BUILDER = "serve_app:build_app"
+FRONT_NAME = "HttpFront"
+"""As in `serve_app.serving.deployment`, which takes seconds to import."""
 DEFAULT_HOST = "127.0.0.1"
 POLL_S = 0.5
 SETTLE_S = 10.0
@@ -60,6 +62,8 @@ def _check(document: dict[str, Any]) -> None:
     for application in schema.applications:
         if application.import_path == BUILDER:
             _check_application(dict(application.args), application.deployments, host)
+        else:
+            _check_built(application.deployments, host)
 
 
 def _check_application(args: dict[str, Any], deployments: Any, host: str) -> None:
@@ -72,21 +76,54 @@ def _check_application(args: dict[str, Any], deployments: Any, host: str) -> Non
         check_exposure(config, listened)
 
 
-def deploy(document: dict[str, Any], address: str, *, timeout_s: float, report: Report) -> None:
+def _check_built(deployments: Any, host: str) -> None:
+    """An application that somebody builds in Python, as far as the output of `serve build` tells of it."""
+    for deployment in deployments:
+        if deployment.name == FRONT_NAME:
+            told = deployment.user_config if isinstance(deployment.user_config, dict) else {}
+            check_exposure(live_settings(LiveSettings(), told), host)
+
+
+def deploy(
+    document: dict[str, Any], address: str, *, timeout_s: float, report: Report, delete_others: bool = False
+) -> None:
     """Bring a cluster to what `document` says, and wait until it is. `report` hears of every change of a status.
 
-    :raises ConfigurationError: there is no cluster at the address, or it refuses the configuration.
+    Serve ends every application that the document does not name, before those that it names run; so nothing is done
+    where there is such a one, unless `delete_others`.
+
+    :raises ConfigurationError: there is no cluster at the address, it refuses the configuration, or other applications
+        would end.
     :raises DeployFailed: an application does not run, or the cluster went away; the message says why.
     """
     deadline_s = time.monotonic() + timeout_s
     dashboard = Dashboard(address)
-    before = {name: _deployed_at(details) for name, details in dashboard.applications().items()}
+    names = [application["name"] for application in document["applications"]]
+    found = dashboard.applications()
+    if not delete_others:
+        _require_no_others(found, names)
+    before = {name: _deployed_at(details) for name, details in found.items()}
     dashboard.deploy(document)
-    watch = _Watch([application["name"] for application in document["applications"]], before, report)
+    watch = _Watch(names, before, report)
     while not watch.all_running(_ask_patiently(dashboard, report)):
         if time.monotonic() > deadline_s:
             raise DeployFailed(f"Not running within {timeout_s:g} s: {watch.states()}.")
         time.sleep(POLL_S)  # a poll, bounded by the deadline above
+
+
+def _require_no_others(found: Mapping[str, Any], names: list[str]) -> None:
+    """:raises ConfigurationError: an application runs that the document does not name."""
+    ending = [
+        name
+        for name, details in found.items()
+        if name not in names and details.get("status") != ApplicationStatus.DELETING
+    ]
+    if ending:
+        raise ConfigurationError(
+            f"{', '.join(ending)} would end before what the file names runs, since the file does not name it: give the "
+            "application the same `name`, list both, or say --delete-others.",
+            param="applications",
+        )
 
 
 def _ask_patiently(dashboard: Dashboard, report: Report) -> dict[str, Any]:

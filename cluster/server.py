@@ -26,11 +26,11 @@ from actors.ray_session import NAMESPACE, ensure_ray
 from actors.request.prompt import PromptEncoder
 from cluster.bounded import ClusterSilent, call_within
 from cluster.deploy_status import FAILED, cause
-from serve_app.config import ListenConfig, ModelConfig, ServeConfig
+from serve_app.config import ListenConfig, LiveSettings, ModelConfig, ServeConfig
 from serve_app.edge.keys_file import load_keys
 from serve_app.edge.proxy import use_in_proxies
 from serve_app.models.text import ModelText
-from serve_app.serving.pool_lease import holder_name
+from serve_app.serving.pool_names import holder_name, holders_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ ASK_TIMEOUT_S = 30.0
 START_TIMEOUT_S = 120.0
 """Time that Serve itself has to start, and to take an application up."""
 CLOSE_TIMEOUT_S = 20.0
+DRAIN_S = 5.0
+"""Who interrupts the server does not wait longer for requests that run, whatever `drain_s` says of updates."""
 Progress = Callable[[tuple[WorkerState, ...]], None]
 
 
@@ -61,6 +63,7 @@ class OwnServer:
         own_listener = {
             "listen": ListenConfig(host=host, port=port),
             "fronts": config.fronts.model_copy(update={"max_replicas": replicas}),
+            "drain_s": min(config.drain_s, DRAIN_S),
         }
         self._config, self._host, self._port = config.model_copy(update=own_listener), host, port
         self._address, self._progress = address, progress
@@ -122,6 +125,7 @@ class OwnServer:
             return
         with contextlib.suppress(ClusterSilent, RayError):  # a cluster that went away has taken it along
             call_within(CLOSE_TIMEOUT_S, "delete the application", lambda: serve.delete(APP_NAME))
+            call_within(CLOSE_TIMEOUT_S, "end its pools", _end_pools)
             if not self._status().applications:
                 call_within(CLOSE_TIMEOUT_S, "end Ray Serve", serve.shutdown)
 
@@ -186,10 +190,20 @@ class OwnServer:
         found: list[WorkerState] = []
         for model in self._config.models:
             with contextlib.suppress(ValueError, RayActorError, RayTaskError, TimeoutError):
-                holder: Any = ray.get_actor(holder_name(APP_NAME, model.name), namespace=NAMESPACE)
+                holder: Any = ray.get_actor(holder_name(APP_NAME, model), namespace=NAMESPACE)
                 pool = ray.get(holder.pool.remote(), timeout=ASK_S)
                 found += ray.get(pool.dispatcher.progress.remote(-1), timeout=ASK_S)[1]
         return tuple(found)
+
+
+def _end_pools() -> None:
+    """At once: a pool whose application was deleted would wait a while for an owner."""
+    deadline_s = time.monotonic() + CLOSE_TIMEOUT_S
+    while (holders := holders_of(APP_NAME)) and time.monotonic() < deadline_s:
+        for name in holders:
+            with contextlib.suppress(ValueError, RayError):  # it ends
+                ray.get(ray.get_actor(name, namespace=NAMESPACE).end.remote(), timeout=ASK_S)
+        time.sleep(POLL_S)  # a poll, bounded by the deadline above
 
 
 def _can_chat(model: ModelConfig) -> bool:
@@ -218,7 +232,7 @@ def _refusal(url: str) -> str | None:
         return first_line(error)
 
 
-def check_exposure(config: ServeConfig, host: str) -> None:
+def check_exposure(config: LiveSettings, host: str) -> None:
     """Without keys nobody but this machine is served, unless that is what somebody wants.
 
     :raises ConfigurationError: the server would listen to others, and answer them.

@@ -54,9 +54,10 @@ class ModelConfig(PoolConfig):
         )
 
     def pool(self, life: str) -> PoolConfig:
-        """The configuration of its pool. `life` tells one life of the pool from the next: Ray frees names late."""
+        """The configuration of its pool, whose actors are found by name when whoever started them is gone. `life` tells
+        one life of the pool from the next: Ray frees names late."""
         settings = {name: getattr(self, name) for name in PoolConfig.model_fields}
-        return PoolConfig(**{**settings, "name": f"{pool_stem(self.name)}.{life}"})
+        return PoolConfig(**{**settings, "name": f"{pool_stem(self.name)}.{life}", "detached": True})
 
 
 def pool_stem(model_name: str) -> str:

@@ -9,11 +9,21 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from actors.errors import ConfigurationError, ExlpoolError, InvalidRequest, ModelError
+from actors.errors import (
+    ConfigurationError,
+    ExlpoolError,
+    InvalidRequest,
+    ModelError,
+    NoHealthyWorker,
+    PoolClosed,
+)
 
 RETRIED_BY_CLIENTS = frozenset({408, 409, 429})
 """Statuses below 500 that stock clients try again unless told otherwise."""
 MIN_RETRY_AFTER_S = 0.001
+UNAVAILABLE_RETRY_S = 2.0
+"""What a client is told to wait for a pool that is not there, where nobody knows how long: its owner brings it back."""
+_COME_BACK = (NoHealthyWorker, PoolClosed)
 _NO_RETRY = (ConfigurationError, ModelError)
 
 
@@ -79,8 +89,11 @@ def error_json(error: ExlpoolError) -> str:
 
 def retry_headers(error: ExlpoolError) -> dict[str, str]:
     """When to come back, where somebody knows; that it is no use, where it is none."""
-    if error.retry_after_s is not None:
-        seconds = max(error.retry_after_s, MIN_RETRY_AFTER_S)
+    after_s = error.retry_after_s
+    if after_s is None and isinstance(error, _COME_BACK):
+        after_s = UNAVAILABLE_RETRY_S
+    if after_s is not None:
+        seconds = max(after_s, MIN_RETRY_AFTER_S)
         return {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000.0))}
     retried = error.status >= 500 or error.status in RETRIED_BY_CLIENTS
     hopeless = error.status in (500, 501, 504) or isinstance(error, _NO_RETRY)

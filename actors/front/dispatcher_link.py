@@ -237,6 +237,9 @@ class DispatcherLink:
             if place.undecided:
                 place.refuse(error)
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self.listening else "opening"
         return f"<DispatcherLink of {self._front_id}: {state}, {len(self._places)} places>"

@@ -97,6 +97,11 @@ class Front:
         links = [link for link in self._links.values() if not link.over]
         return self._places.listening and (not links or not all(link.broken for link in links))
 
+    @property
+    def under_way(self) -> int:
+        """Requests that the dispatcher is asked to place, or that a worker has."""
+        return len(self._places)
+
     def shut_down(self) -> None:
         """Close without waiting; must be called on the front's own event loop. What runs ends with `PoolClosed`."""
         self._closed = True

@@ -18,7 +18,7 @@ from actors.script import changes
 from cluster.cli.console import errors
 
 ANSWER_S = 15.0
-_LIFE = r"\.[0-9a-f]{8}"
+_LIFE = r"\.[0-9a-f]{10}-[0-9a-f]{6}"
 """What the name of a served pool has behind that of its model."""
 
 Address = Annotated[

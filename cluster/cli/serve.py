@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from cluster.server import OwnServer
     from serve_app.config import ServeConfig
 
-if TYPE_CHECKING:
-    from cluster.server import OwnServer
-    from serve_app.config import ServeConfig
-
 WATCH_INTERVAL_S = 5.0
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
 
@@ -108,12 +104,20 @@ def deploy(
     file: Annotated[Path, typer.Argument(help="Configuration for Ray Serve, such as cluster/serve.yaml.")],
     *,
     address: Annotated[
-        str | None, typer.Option(help="Dashboard of the cluster; none: RAY_DASHBOARD_ADDRESS, else this machine's.")
+        str | None,
+        typer.Option(
+            help='Dashboard of the cluster, "auto": of the one on this machine; none: RAY_DASHBOARD_ADDRESS, else '
+            "http://127.0.0.1:8265."
+        ),
     ] = None,
     timeout_s: Annotated[float, typer.Option(min=1.0, help="Time that the applications have to start.")] = 1800.0,
     check: Annotated[bool, typer.Option("--check", help="Only say whether the file is right.")] = False,
+    delete_others: Annotated[
+        bool, typer.Option("--delete-others", help="End applications that run and are not in the file.")
+    ] = False,
 ) -> None:
     """Deploy a Serve configuration to a cluster, and wait until it runs."""
+    from cluster.dashboard import dashboard_url
     from cluster.deploy import deploy as carry_out
     from cluster.deploy import load_deployment
 
@@ -121,12 +125,13 @@ def deploy(
     if check:
         errors.print(f"{file} is right.", highlight=False)
         return
-    target = address or os.environ.get("RAY_DASHBOARD_ADDRESS") or DEFAULT_DASHBOARD
+    target = dashboard_url(address or os.environ.get("RAY_DASHBOARD_ADDRESS") or DEFAULT_DASHBOARD)
     with errors.status(f"Deploying to {target}"):
         carry_out(
             document,
             target,
             timeout_s=timeout_s,
+            delete_others=delete_others,
             report=lambda name, status: errors.print(f"{name}: {status}", highlight=False),
         )
 

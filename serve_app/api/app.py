@@ -40,11 +40,13 @@ def create_api(
     limits: ApiLimits | None = None,
     docs: bool = True,
     keys_file: Callable[[], KeysFileState] = lambda: "none",
+    refused_settings: Callable[[], str | None] = lambda: None,
 ) -> FastAPI:
     """An application that serves `models`. Its lifespan starts and closes them, on the event loop that runs it.
 
     Authentication, request ids, bounds on bodies and CORS are middleware for its owner to add; authentication leaves a
-    `Caller` in `request.state.caller`. `keys_file` says what `/ready` shall tell of its file.
+    `Caller` in `request.state.caller`. `keys_file` says what `/ready` shall tell of its file, `refused_settings` why
+    the last change of the settings did not come into force.
     """
 
     app = FastAPI(
@@ -63,7 +65,7 @@ def create_api(
         app.include_router(router, prefix=API_PREFIX)
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the prefix
     app.include_router(tokenizer_routes(models))
-    app.include_router(health_routes(models, keys_file))
+    app.include_router(health_routes(models, keys_file, refused_settings))
     if docs:
         app.include_router(docs_routes(app))
     for kind, handler in _ERROR_HANDLERS.items():

@@ -95,7 +95,9 @@ def tokenizer_routes(models: Models) -> APIRouter:
     return router
 
 
-def health_routes(models: Models, keys_file: Callable[[], KeysFileState]) -> APIRouter:
+def health_routes(
+    models: Models, keys_file: Callable[[], KeysFileState], refused_settings: Callable[[], str | None]
+) -> APIRouter:
     router = APIRouter(tags=["health"], responses=error_responses(SIMPLE_ERRORS))
 
     @router.get("/health", summary="Whether this process lives")
@@ -110,7 +112,10 @@ def health_routes(models: Models, keys_file: Callable[[], KeysFileState]) -> API
                 NoHealthyWorker(f"No worker can generate for {', '.join(waiting)}.", retry_after_s=NOT_READY_RETRY_S)
             )
         all_ready = {model.name: True for model in models}
-        return JSONResponse(Ready(status="ready", models=all_ready, keys_file=keys_file()).model_dump())
+        told = Ready(
+            status="ready", models=all_ready, keys_file=keys_file(), refused_settings=refused_settings()
+        ).model_dump(exclude_none=True)
+        return JSONResponse(told)
 
     @router.get("/version", summary="The version of this server")
     async def version() -> Version:

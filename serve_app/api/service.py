@@ -51,7 +51,11 @@ class Service:
         try:
             body, size = await parse_body(http, schema)
             async with UntilClientGone(http.receive):
-                return await self._answer(http, body, size, prepare, observed)
+                deadline = Deadline(http, body.timeout_s or self._limits.default_timeout_s)
+                gate = self._models.gate(body.model)
+                await deadline.within(gate.passed())
+                with gate.entered():
+                    return await self._answer(http, body, size, prepare, observed, deadline)
         except (ClientGone, ClientDisconnect):
             observed.end("disconnected", CLIENT_GONE_STATUS)
             return Response(status_code=CLIENT_GONE_STATUS)
@@ -66,11 +70,16 @@ class Service:
             raise
 
     async def _answer(
-        self, http: Request, body: Body, size: int, prepare: Prepare[Body], observed: ObservedRequest
+        self,
+        http: Request,
+        body: Body,
+        size: int,
+        prepare: Prepare[Body],
+        observed: ObservedRequest,
+        deadline: Deadline,
     ) -> Response:
         model = self._models.get(body.model)
         caller = caller_of(http)
-        deadline = Deadline(http, body.timeout_s or self._limits.default_timeout_s)
         answer = await deadline.within(prepare(model, body, size, caller, self._limits))
         if caller.budget is not None:
             with own_names(body):

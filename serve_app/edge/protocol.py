@@ -63,6 +63,8 @@ class HttpProtocol(HttpToolsProtocol):
     """
 
     bounds = HeadBounds.of(LiveSettings())
+    leaving = False
+    """The listener ends: every answer that begins now is the last one of its connection, and says so."""
 
     _begun = False
     _reading_head = True
@@ -109,6 +111,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if old:
             end_with_connection(self.cycle)  # whose task has not begun yet
+        if self.leaving:
+            self.cycle.keep_alive = False
 
     def on_chunk_header(self) -> None:
         self._framing_bytes -= _CHUNK_LINE_BYTES
@@ -120,6 +124,17 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._reading_head = True
         super().on_message_complete()
+
+    def announce_end(self) -> None:
+        """Have the answer that is under way say that it is the last one, if it has not begun. One that has begun cannot
+        say it any more, so its connection stays for the next request."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    @property
+    def idle(self) -> bool:
+        """No request is under way."""
+        return self._reading_head and (self.cycle is None or self.cycle.response_complete)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(InvalidHttp(msg))

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.exceptions import ActorDiedError, RayError
 
+from actors.ray_session import is_gone
 from actors.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -38,11 +39,11 @@ class Readiness:
             while True:
                 try:
                     version, states = await self._dispatcher.progress.remote(version)
-                except ActorDiedError:
-                    logger.error("A pool's dispatcher is gone")
-                    return
-                except RayError:
+                except RayError as error:
                     self.ready = False
+                    if isinstance(error, ActorDiedError) and await is_gone(self._dispatcher):
+                        logger.error("A pool's dispatcher is gone")
+                        return
                     version = ALL_STATES  # a dispatcher that restarts counts anew
                     await asyncio.sleep(RECONNECT_INTERVAL_S)
                 else:

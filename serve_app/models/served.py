@@ -14,11 +14,13 @@ from actors.errors import ExlpoolError, NoHealthyWorker, first_line
 from actors.front.front import Front
 from actors.messages import WorkerLimits
 from actors.ray_failures import plain_reason
+from actors.ray_session import is_gone
 from actors.request.checks import room_tokens
 from actors.request.grammar.checker import GrammarChecker
 from actors.results import Priority
 from actors.supervisor import Supervisor
 from serve_app.errors import ModelNotFound
+from serve_app.models.gate import Gate
 from serve_app.models.readiness import Readiness
 from serve_app.models.text import ModelText
 
@@ -98,6 +100,11 @@ class ServedModel:
         first = self.limits[0]
         return "fp_" + hashlib.sha256(f"{self.name} {first.engine} {first.model}".encode()).hexdigest()[:10]
 
+    @property
+    def under_way(self) -> int:
+        """Requests of this process that the pool has, or is asked to take."""
+        return 0 if self._front is None else self._front.under_way
+
     def _refuse(self) -> NoReturn:
         if self._failure is not None:
             raise NoHealthyWorker(f"The model {self.name!r} could not be loaded: {self._failure.message}")
@@ -108,15 +115,15 @@ class ServedModel:
         while True:
             try:
                 await self._open_once()
-            except ActorDiedError as error:
-                self._fail(NoHealthyWorker("Its pool is gone."), error)
-                return  # whoever follows the pool serves the model from the next one
             except ExlpoolError as error:
                 self._fail(error, error)
             except RayError as error:
                 cause = getattr(error, "cause", None)
-                told = cause if isinstance(cause, ExlpoolError) else NoHealthyWorker("Its pool cannot be reached.")
-                self._fail(told, error)
+                gone = isinstance(error, ActorDiedError) and await is_gone(self._dispatcher)
+                lost = "Its pool is gone." if gone else "Its pool cannot be reached."
+                self._fail(cause if isinstance(cause, ExlpoolError) else NoHealthyWorker(lost), error)
+                if gone:
+                    return  # whoever follows the pool serves the model from the next one
             else:
                 self._failure = None
                 return
@@ -155,6 +162,7 @@ class Models:
         self._models = {model.name: model for model in models}
         if len(self._models) != len(models) or not models:
             raise ValueError("an application serves at least one model, each under a name of its own")
+        self._gates = {name: Gate(name) for name in self._models}
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
@@ -165,6 +173,13 @@ class Models:
         if model is None:
             raise ModelNotFound(f"The model {name!r} does not exist. Known: {', '.join(self._models)}.", param="model")
         return model
+
+    def gate(self, name: str) -> Gate:
+        """What requests for a model go through before they are prepared.
+
+        :raises ModelNotFound: no model has this name.
+        """
+        return self._gates[self.get(name).name]
 
     def replace(self, model: ServedModel) -> ServedModel:
         """Serve `model` from now on in the place of the one with its name, which is returned: the caller closes it."""

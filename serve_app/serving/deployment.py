@@ -49,9 +49,10 @@ def build_app(args: ServeConfig) -> Application:
         health_check_period_s=HEALTH_CHECK_S,
         ray_actor_options={"num_cpus": scaling.cpus},
         logging_config=_LOGGING,
+        user_config=args.live.model_dump(mode="json"),  # Serve tells nobody of one that was taken out of a file
         **replicas,
     )(HttpFront)
-    return front.bind(args, *(_owner(model, args.drain_s) for model in args.models))
+    return front.bind(args, *(_owner(model, args) for model in args.models))
 
 
 def owner_name(model: ModelConfig) -> str:
@@ -59,7 +60,7 @@ def owner_name(model: ModelConfig) -> str:
     return f"PoolOwner-{model.name}"
 
 
-def _owner(model: ModelConfig, drain_s: float) -> Application:
+def _owner(model: ModelConfig, args: ServeConfig) -> Application:
     owner = serve.deployment(
         name=owner_name(model),
         num_replicas=1,
@@ -71,4 +72,4 @@ def _owner(model: ModelConfig, drain_s: float) -> Application:
         ray_actor_options={"num_cpus": 0},
         logging_config=_LOGGING,
     )(PoolOwner)
-    return owner.bind(model, drain_s)
+    return owner.bind(model, args.drain_s, args.models)

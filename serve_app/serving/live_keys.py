@@ -45,6 +45,8 @@ class LiveKeys:
         self._found: FoundKeys | None = None
         self._looked_at_s = self._known_at_s = time.monotonic()
         self._reloads = self._failed_reloads = 0
+        self.refused: str | None = None
+        """Why the last settings that were asked for are not in force; None: they are."""
 
     async def use(self, settings: LiveSettings) -> None:
         """:raises ConfigurationError: the keys file is wrong, or not there; then everything stays as it was."""
@@ -54,6 +56,7 @@ class LiveKeys:
             raise ConfigurationError(found.fault, param="keys_file")
         self._looked_at_s = self._known_at_s = time.monotonic()
         self._put_into_force(settings, found, None if found is None else found.keys)
+        self.refused = None
 
     async def watch(self) -> None:
         """Look at the file again and again, for ever."""

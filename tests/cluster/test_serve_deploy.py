@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from click.testing import CliRunner
+from ray.serve.scripts import build
 
 import cluster
+from cluster.dashboard import dashboard_url
 from tests.cluster.conftest import Exlpool
 from tests.cluster.heads import Head, head_node
 from tests.serve_app.running import ask, free_port
@@ -94,15 +98,60 @@ def test_it_waits_until_it_runs_and_tells_why_it_does_not(
     done = deploy(user_config={"max_body_bytes": 1024})
     assert done.status == 0, done.err
     eventually(lambda: _status_of_large_body(url) == 413, timeout_s=CHANGE_S)
-    assert _front_pids(ray_head) == fronts, "a live setting needs no restart"
+    done = deploy()
+    assert done.status == 0, done.err
+    eventually(lambda: _status_of_large_body(url) != 413, timeout_s=CHANGE_S)
+    deploy(user_config={"keys_file": "/no/such/keys.yaml"})
+    eventually(lambda: "/no/such/keys.yaml" in _ready(url).get("refused_settings", ""), timeout_s=CHANGE_S)
+    assert httpx.post(f"{url}/v1/completions", json=ask(3, stream=False)).status_code == 200
+    assert _front_pids(ray_head) == fronts, "a live setting needs no restart, and a wrong one gets none"
 
     done = deploy(simulated={"fail_load": True})
     assert done.status == 2
     assert "exlpool: ModelError" in done.err
+    assert httpx.post(f"{url}/v1/completions", json=ask(3, stream=False)).status_code == 200, "the old version serves"
+
+    other = document(port)
+    other["applications"][0]["name"] = "other"
+    done = exlpool("deploy", write(tmp_path / "other.yaml", other), "--address", ray_head.dashboard)
+    assert done.status == 2
+    assert "exlpool would end" in done.err
+    assert httpx.post(f"{url}/v1/completions", json=ask(3, stream=False)).status_code == 200
+
+
+@pytest.mark.ray
+def test_the_cluster_of_this_machine_is_found(ray_head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", ray_head.address)
+    assert dashboard_url("auto") == ray_head.dashboard
+    assert dashboard_url("http://127.0.0.1:1") == "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"), [("", "Without keys"), ("remote_without_keys=True", ""), ("keys_file='/k.yaml'", "")]
+)
+def test_what_serve_builds_is_checked(
+    exlpool: Exlpool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str, told: str
+) -> None:
+    """`serve build` opens the server to every machine."""
+    (tmp_path / "my_app.py").write_text(
+        "from serve_app import build_app\nfrom serve_app.config import serve_config\n"
+        f"app = build_app(serve_config(engine='simulated', {settings}))\n"
+    )
+    monkeypatch.delitem(sys.modules, "my_app", raising=False)
+    built = tmp_path / "built.yaml"
+    outcome = CliRunner().invoke(build, ["my_app:app", "--app-dir", str(tmp_path), "-o", str(built)])
+    assert built.exists(), outcome.output
+    done = exlpool("deploy", built, "--check")
+    assert (done.status == 2) == bool(told), done.err
+    assert told in done.err
 
 
 def _front_pids(head: Head) -> set[int]:
     return {one.pid for one in head.process.children(recursive=True) if "HttpFront" in " ".join(one.cmdline())}
+
+
+def _ready(url: str) -> Any:
+    return httpx.get(f"{url}/ready").json()
 
 
 def _status_of_large_body(url: str) -> int:

@@ -15,7 +15,7 @@ from actors.errors import InvalidRequest
 from actors.results import FinishReason
 from tests.engines.exllamav2.running import Outcome, job, note
 from tests.engines.exllamav2.standin import VOCAB_SIZE, make_engine
-from tests.engines.resumed_jobs import resumed
+from tests.engines.resuming import resumed
 from tests.fuzzing.exllamav2_reference import Answer, BruteForce, HalfRightModel, ScriptedModel
 
 CLAIM = (

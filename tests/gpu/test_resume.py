@@ -17,7 +17,7 @@ import pytest
 from actors.engines.base import Engine, EngineJob
 from actors.results import FinishReason
 from tests.engines.cpu.harness import TOKENIZER, Outcome, run
-from tests.engines.resumed_jobs import resumed
+from tests.engines.resuming import resumed
 from tests.gpu.conftest import LoadEngine
 from tests.gpu.expected import FP16_MARGIN, greedy_job, prompts
 from tests.gpu.test_generation import job

@@ -18,7 +18,7 @@ from actors.dispatcher.statistics import PoolStatistics
 from actors.ray_session import NAMESPACE
 from serve_app import build_app
 from serve_app.config import serve_config
-from serve_app.serving.pool_lease import holder_name
+from serve_app.serving.pool_names import holder_name, holders_of
 
 START_S = 120.0
 STEP_S = 0.01
@@ -48,8 +48,10 @@ class Running:
 
     def deploy(self, **settings: Any) -> None:
         """Start it, or bring it to other settings; returns when it runs."""
-        app = build_app(serve_config(**(settings if "models" in settings else {**SETTINGS, **settings})))
-        serve.run(app, name=self.name, route_prefix=f"/{self.name}", logging_config={"log_level": "ERROR"})
+        self.config = serve_config(**(settings if "models" in settings else {**SETTINGS, **settings}))
+        serve.run(
+            build_app(self.config), name=self.name, route_prefix=f"/{self.name}", logging_config={"log_level": "ERROR"}
+        )
 
     def wait_ready(self) -> None:
         deadline_s = time.monotonic() + START_S
@@ -57,8 +59,17 @@ class Running:
             assert time.monotonic() < deadline_s, "not ready in time"
             time.sleep(0.05)  # a poll, bounded by the deadline above
 
+    def holders(self, model: str = MODEL) -> list[str]:
+        """The names of the actors that hold pools of a model."""
+        return [name for name, held in holders_of(self.name).items() if held == model]
+
     def holder(self, model: str = MODEL) -> Any:
-        return ray.get_actor(holder_name(self.name, model), namespace=NAMESPACE)
+        """The one that holds the pool with the settings that were deployed last.
+
+        :raises ValueError: there is none.
+        """
+        (config,) = (one for one in self.config.models if one.name == model)
+        return ray.get_actor(holder_name(self.name, config), namespace=NAMESPACE)
 
     def dispatcher(self, model: str = MODEL) -> Any:
         return ray.get(self.holder(model).pool.remote(), timeout=START_S).dispatcher

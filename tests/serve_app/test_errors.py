@@ -52,9 +52,13 @@ def test_a_retry_that_cannot_help_is_forbidden(error: ExlpoolError) -> None:
     assert retry_headers(error) == {"x-should-retry": "false"}
 
 
-@pytest.mark.parametrize("error", [errors.NoHealthyWorker("x"), errors.PoolClosed("x"), errors.Overloaded("x")])
-def test_where_nobody_knows_the_client_decides(error: ExlpoolError) -> None:
-    assert retry_headers(error) == {}
+def test_where_nobody_knows_the_client_decides() -> None:
+    assert retry_headers(errors.Overloaded("x")) == {}
+
+
+@pytest.mark.parametrize("error", [errors.NoHealthyWorker("x"), errors.PoolClosed("x")])
+def test_a_pool_that_is_not_there_comes_back(error: ExlpoolError) -> None:
+    assert retry_headers(error) == {"retry-after": "2", "retry-after-ms": "2000"}
 
 
 def test_the_json_is_one_line_of_ascii() -> None:

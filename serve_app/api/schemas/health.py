@@ -19,6 +19,9 @@ class Ready(Health):
     """Whether the keys in force are those of the file. It stays ready with a broken one: every known key is served, and
     an error of somebody's pen must not take all replicas from behind their load balancer at once."""
 
+    refused_settings: str | None = None
+    """Why the last change of the settings did not come into force; absent: it did."""
+
 
 class Version(ResponseModel):
     version: str

@@ -41,6 +41,7 @@ async def listening(app: Any = echo, **settings: Any) -> AsyncIterator[Listener]
         orders.put_nowait({"type": "lifespan.startup"})
         async with asyncio.timeout(DEADLINE_S):
             await said.get()
+            await listener.start()
         try:
             yield listener
         finally:
