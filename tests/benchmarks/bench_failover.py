@@ -108,6 +108,14 @@ async def wait_until_up(dispatcher: Any) -> None:
             await asyncio.sleep(POLL_S)
 
 
+async def pass_trials(front: WatchedFront) -> None:
+    """A worker that has just come back takes one request at a time until one has ended well."""
+    prompts = [(9, 11, 12, 13, 20 + number) for number in range(4 * CONFIG.workers)]
+    front.watched = {prompt: Watched() for prompt in prompts}
+    options = request_options(max_new_tokens=WARM_TOKENS, temperature=0.0, ignore_eos=True)
+    await asyncio.gather(*(front.generate(prompt, options) for prompt in prompts))
+
+
 async def read(front: WatchedFront, prompt: tuple[int, ...], watched: Watched) -> None:
     options = request_options(max_new_tokens=TOKENS, temperature=0.0, ignore_eos=True)
     async for _ in front.stream(prompt, options):
@@ -116,6 +124,8 @@ async def read(front: WatchedFront, prompt: tuple[int, ...], watched: Watched) -
 
 async def hit_once(front: WatchedFront, dispatcher: Any, number: int, how: signal.Signals, streams: int) -> list[Pause]:
     """The pauses of the streams that ran on the worker that was hit."""
+    await wait_until_up(dispatcher)
+    await pass_trials(front)
     await wait_until_up(dispatcher)
     prompts = [(10 + number % 500, 11, 12, 13, 20 + stream) for stream in range(streams)]
     front.watched = {prompt: Watched() for prompt in prompts}
