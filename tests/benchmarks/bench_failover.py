@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import logging
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
-from actors import Pool, PoolConfig, pool_config
-from actors.dispatcher.statistics import PoolStatistics
+from actors import Pool, pool_config
+from actors.dispatcher.statistics import PoolStatistics, WorkerState
 from actors.front.front import Front
 from actors.front.run import Piece, Run
 from actors.ray_session import NAMESPACE, prepare_private_cluster
@@ -32,7 +33,7 @@ from tests.pool_actors import worker_pids
 TOKENS = 1500
 WARM_TOKENS = 30
 STALL_TIMEOUT_S = 2.0
-UP_WITHIN_S = 120.0
+WAIT_S = 120.0
 POLL_S = 0.05
 CONFIG = pool_config(
     name="failover",
@@ -48,11 +49,21 @@ CONFIG = pool_config(
 
 @dataclass(slots=True)
 class Watched:
-    """One stream: when its attempts began and were placed, and when its tokens came."""
+    """One stream: when its attempts began, and when its tokens came."""
 
     began_s: list[float] = field(default_factory=list)
     arrivals_s: list[float] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    run: Run | None = None
+
+    @property
+    def placed_s(self) -> float:
+        """When the present attempt was given its place, or an earlier one."""
+        return 0.0 if self.run is None else self.run.granted_at_s
+
+    @property
+    def resumed(self) -> bool:
+        """A second attempt has made a token."""
+        return len(self.began_s) > 1 and self.placed_s > self.began_s[1] and self.arrivals_s[-1] > self.placed_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +85,35 @@ class WatchedFront(Front):
     def _attempt(self, run: Run, *, whole: bool) -> AsyncGenerator[Piece, None]:
         one = self.watched[run.request.token_ids]
         one.began_s.append(time.monotonic())
-        one.runs = [run]
+        one.run = run
         return super()._attempt(run, whole=whole)
 
 
-async def statistics_of(dispatcher: Any) -> PoolStatistics:
-    found: PoolStatistics = await dispatcher.statistics.remote()
-    return found
+async def states_of(dispatcher: Any) -> tuple[WorkerState, ...]:
+    statistics: PoolStatistics = await dispatcher.statistics.remote()
+    return statistics.workers
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    """:raises TimeoutError: it does not come true."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(POLL_S)
 
 
 async def wait_until_up(dispatcher: Any) -> None:
     """Until every worker can generate, and none has anything to do."""
-    deadline_s = time.monotonic() + UP_WITHIN_S
-    while True:
-        workers = (await statistics_of(dispatcher)).workers
-        if all(worker.worker_id is not None and not worker.active_jobs for worker in workers):
-            return
-        if time.monotonic() > deadline_s:
-            raise RuntimeError(f"not all workers came back: {workers}")
-        await asyncio.sleep(POLL_S)  # a poll, bounded by the deadline above
+    async with asyncio.timeout(WAIT_S):
+        while any(state.worker_id is None or state.active_jobs for state in await states_of(dispatcher)):
+            await asyncio.sleep(POLL_S)
+
+
+async def pass_trials(front: WatchedFront) -> None:
+    """A worker that has just come back takes one request at a time until one has ended well."""
+    prompts = [(9, 11, 12, 13, 20 + number) for number in range(4 * CONFIG.workers)]
+    front.watched = {prompt: Watched() for prompt in prompts}
+    options = request_options(max_new_tokens=WARM_TOKENS, temperature=0.0, ignore_eos=True)
+    await asyncio.gather(*(front.generate(prompt, options) for prompt in prompts))
 
 
 async def read(front: WatchedFront, prompt: tuple[int, ...], watched: Watched) -> None:
@@ -101,39 +122,31 @@ async def read(front: WatchedFront, prompt: tuple[int, ...], watched: Watched) -
         watched.arrivals_s.append(time.monotonic())
 
 
-async def fail_once(
-    front: WatchedFront, dispatcher: Any, config: PoolConfig, number: int, how: signal.Signals, streams: int
-) -> list[Pause]:
+async def hit_once(front: WatchedFront, dispatcher: Any, number: int, how: signal.Signals, streams: int) -> list[Pause]:
     """The pauses of the streams that ran on the worker that was hit."""
+    await wait_until_up(dispatcher)
+    await pass_trials(front)
     await wait_until_up(dispatcher)
     prompts = [(10 + number % 500, 11, 12, 13, 20 + stream) for stream in range(streams)]
     front.watched = {prompt: Watched() for prompt in prompts}
-    pids = await worker_pids(config)
+    everyone = list(front.watched.values())
+    pids = await worker_pids(CONFIG)
     tasks = [asyncio.create_task(read(front, prompt, watched)) for prompt, watched in front.watched.items()]
-    while not all(len(watched.arrivals_s) >= WARM_TOKENS for watched in front.watched.values()):
-        await asyncio.sleep(POLL_S)
-    workers = (await statistics_of(dispatcher)).workers
-    victim = max(workers, key=lambda worker: worker.active_jobs)
+    await wait_until(lambda: all(len(watched.arrivals_s) >= WARM_TOKENS for watched in everyone))
+    victim = max(await states_of(dispatcher), key=lambda state: state.active_jobs)
     hit_s = time.monotonic()
     os.kill(pids[victim.slot_name], how)
-    while sum(len(watched.began_s) >= 2 for watched in front.watched.values()) < victim.active_jobs and not all(
-        task.done() for task in tasks
-    ):
-        await asyncio.sleep(POLL_S)
-    pauses = [await pause_of(watched, hit_s) for watched in front.watched.values() if len(watched.began_s) >= 2]
+    await wait_until(lambda: sum(watched.resumed for watched in everyone) >= victim.active_jobs)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return pauses
+    return [pause_of(watched, hit_s) for watched in everyone if watched.resumed]
 
 
-async def pause_of(watched: Watched, hit_s: float) -> Pause:
-    noticed_s = watched.began_s[1]
-    while not watched.arrivals_s or watched.arrivals_s[-1] < noticed_s or watched.runs[0].granted_at_s < noticed_s:
-        await asyncio.sleep(POLL_S)
-    granted_s = watched.runs[0].granted_at_s
-    token_s = next(at_s for at_s in watched.arrivals_s if at_s >= granted_s)
-    return Pause(noticed_s - hit_s, granted_s - noticed_s, token_s - granted_s)
+def pause_of(watched: Watched, hit_s: float) -> Pause:
+    noticed_s, placed_s = watched.began_s[1], watched.placed_s
+    token_s = next(at_s for at_s in watched.arrivals_s if at_s >= placed_s)
+    return Pause(noticed_s - hit_s, placed_s - noticed_s, token_s - placed_s)
 
 
 def row(name: str, streams: int, pauses: list[Pause]) -> str:
@@ -154,17 +167,14 @@ async def measure(arguments: argparse.Namespace) -> None:
     print("| worker | streams | hit | pause ms, median / p99 | until noticed | until placed | until the next token |")
     print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
     number = 0
-    for streams in arguments.streams:
-        for name, how, count in (
-            ("killed", signal.SIGKILL, arguments.kills),
-            ("stopped", signal.SIGSTOP, arguments.hangs),
-        ):
-            pauses: list[Pause] = []
-            for _ in range(count):
-                number += 1
-                pauses += await fail_once(front, dispatcher, CONFIG, number, how, streams)
-            if pauses:
-                print(row(name, streams, pauses), flush=True)
+    rounds = (("killed", signal.SIGKILL, arguments.kills), ("stopped", signal.SIGSTOP, arguments.hangs))
+    for streams, (name, how, count) in itertools.product(arguments.streams, rounds):
+        pauses: list[Pause] = []
+        for _ in range(count):
+            number += 1
+            pauses += await hit_once(front, dispatcher, number, how, streams)
+        if pauses:
+            print(row(name, streams, pauses), flush=True)
     await front.close()
 
 

@@ -72,4 +72,4 @@ def chaos_plan(minutes: float, seed: int) -> ChaosPlan:
 def short_plan(seed: int) -> ChaosPlan:
     """Nearly every kind of fault, once or twice."""
     faults = (KILL_WORKER, KILL_REPLICA, KILL_WORKER, KILL_DISPATCHER, STOP_WORKER)
-    return ChaosPlan(requests=90, chaos_s=15.0, fault_every_s=3.0, faults=faults, seed=seed, users=16)
+    return ChaosPlan(requests=90, chaos_s=20.0, fault_every_s=4.0, faults=faults, seed=seed, users=16)

@@ -127,7 +127,7 @@ async def test_a_stream_sends_all_events() -> None:
     assert (outcome, closed) == ("ok", [True])
 
 
-FAILURES = [(WorkerDied("It died."), "worker_died", 503), (ZeroDivisionError("secret"), "internal_error", 500)]
+FAILURES = [(WorkerDied("It died."), "worker_died", 500), (ZeroDivisionError("secret"), "internal_error", 500)]
 
 
 @pytest.mark.parametrize(("error", "code"), [(error, code) for error, code, _ in FAILURES])
