@@ -90,7 +90,7 @@ def test_what_still_runs_after_the_grace_goes_on_elsewhere_before_all_who_wait()
     moved = Revocation("r", 1, "worker a#1 is being emptied", moved=True)
     assert pool.tick(0.2) == [Revoke(moved, FRONT), StopWorker("a#1")]
     assert "worker a#1 is being emptied" in pool.story("r")
-    assert pool.submit("r", attempt=2, excluded_workers=frozenset({"a#1"})) == []
+    assert pool.submit("r", attempt=2, excluded_workers=frozenset({"a#1"}), age_s=6.0) == []
     assert starts(pool.finish("s", "b#1")) == {"r": "b#1"}
 
 
