@@ -8,19 +8,16 @@ are found by name, followed, emptied and ended.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import replace
-
-import ray
-from ray.exceptions import RayError
 
 from actors.config import PoolConfig
 from actors.dispatcher.following import WorkerFollower
 from actors.dispatcher.plan import Plan, PlannedWorker, PlanStore, missing_in
 from actors.dispatcher.restart_pauses import RestartPauses
 from actors.dispatcher.slots import Slot, Slots
-from actors.errors import ConfigurationError, NoHealthyWorker, first_line
+from actors.dispatcher.stopping import Stopper
+from actors.errors import ConfigurationError, NoHealthyWorker
 from actors.ray_session import find_actor, worker_name
 from actors.scheduling.events import (
     Event,
@@ -33,12 +30,8 @@ from actors.scheduling.events import (
 )
 from actors.supervisor import Supervisor, end_process
 
-logger = logging.getLogger(__name__)
-
 FIND_INTERVAL_S = 0.1
 """Between two looks for a worker that its owner is to start."""
-STOP_S = 15.0
-"""For an empty worker to close its engine; then it is killed."""
 ASLEEP = "asleep"
 """The slot in which the scheduler expects a worker while a pool has none: requests wait for it, and it is woken."""
 
@@ -66,6 +59,7 @@ class Membership:
         self._held: frozenset[str] = frozenset()
         """Slots whose worker the pool's owner has started."""
         self._asleep = False
+        self._stopper = Stopper(supervisor)
         self._slots.remembered_limits = plan.limits
         for planned in plan.workers:
             self._open(planned)
@@ -150,28 +144,9 @@ class Membership:
         await self._slots.wait_for(lambda: self._plan.wanted().keys() != held)
         return self._plan.wanted()
 
-    # What the scheduler, and time, ask for.
-
     def stop(self, slot: Slot) -> None:
         """Stop a worker that is empty."""
-        if not slot.stopping:
-            slot.stopping = True
-            self._supervisor.start(f"stop {slot.name}", self._stop(slot), on_end=self._stopped)
-
-    async def _stop(self, slot: Slot) -> None:
-        if slot.handle is None:
-            return  # whoever looks for it sees that it is to leave
-        if slot.worker_id is not None:
-            try:
-                async with asyncio.timeout(STOP_S):
-                    await slot.handle.close.remote()
-            except (TimeoutError, RayError) as error:
-                logger.warning("Worker %s did not close, it is killed: %s", slot.name, first_line(error))
-        ray.kill(slot.handle)
-
-    def _stopped(self, failure: BaseException | None) -> None:
-        if failure is not None:
-            end_process("A worker's end")(failure)
+        self._stopper.stop(slot)
 
     # The plan.
 
@@ -306,8 +281,14 @@ class Membership:
         self._slots.remove(slot.name)
         self._followers.pop(slot.name, None)
         self.change(self._plan.remove(slot.name))
-        self._supervisor.start(f"announce the end of {slot.name}", self._slots.announce(), on_end=self._stopped)
+        telling = self._slots.announce()
+        self._supervisor.start(f"tell of the end of {slot.name}", telling, on_end=_heard_of)
 
     def __repr__(self) -> str:
         leaving = len(self._plan.workers) - len(self._plan.staying)
         return f"<Membership: {len(self._plan.staying)} workers stay, {leaving} leave>"
+
+
+def _heard_of(failure: BaseException | None) -> None:
+    if failure is not None:
+        end_process("Who tells of changes of the workers")(failure)
