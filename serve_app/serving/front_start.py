@@ -15,6 +15,8 @@ POLL_S = 0.1
 ASK_S = 1.0
 OPENING_S = 30.0
 """Time that a replica has to open its models while others of its version serve in its place."""
+ABSENT_S = 60.0
+"""An older front that goes from one pool to the next is not seen for a while."""
 
 
 async def until_ready(app_name: str, front: str, models: Models) -> None:
@@ -25,15 +27,16 @@ async def until_ready(app_name: str, front: str, models: Models) -> None:
     `front` is the version of the application and the name of this replica, with a blank between them.
     """
     version = front.partition(" ")[0]
-    patient_until_s = time.monotonic() + OPENING_S
+    patient_until_s = opening_until_s = time.monotonic() + OPENING_S
     ask_at_s = 0.0
     while not all(model.ready for model in models):
         now_s = time.monotonic()
         if now_s >= ask_at_s:
             ask_at_s = now_s + ASK_S
             others = await _serving(app_name) - {front}
-            of_this_version = all(other.partition(" ")[0] == version for other in others)
-            if of_this_version and (not others or now_s > patient_until_s):
+            if any(other.partition(" ")[0] != version for other in others):
+                patient_until_s = now_s + ABSENT_S
+            elif now_s > patient_until_s or (not others and patient_until_s == opening_until_s):
                 return
         await asyncio.sleep(POLL_S)
 

@@ -44,6 +44,12 @@ class OwnedPool:
     def pool(self) -> HeldPool | None:
         return None if self._lease is None else self._lease.pool
 
+    async def prove(self) -> None:
+        """Tell the holder that the pool works."""
+        if self._lease is not None:
+            with contextlib.suppress(RayError):  # it is started again, and finds a pool that runs
+                await self._lease.holder.prove.remote()
+
     async def end(self) -> None:
         """End the pool, since it is of no use; another one is started."""
         if self._lease is not None:

@@ -77,6 +77,7 @@ class PoolHolder:
         self._life = ""
         self._leases: dict[str, str | None] = {}
         self._left: set[str] = set()
+        self._proven = False
         self._retirement: Retirement | None = None
         self._over = asyncio.Event()
         self._changed = asyncio.Event()
@@ -154,6 +155,10 @@ class PoolHolder:
             if self._retirement is mine and not self._over.is_set():
                 self._recall()
 
+    async def prove(self) -> None:
+        """The pool works. One of which nobody knows that is kept by its owners only, not by fronts that wait for it."""
+        self._proven = True
+
     async def rates(self, calls: Sequence[RateCall]) -> list[Verdict | None]:
         """The book of the rates of an application's keys, kept by the holder of its first model: the one actor that
         every replica of the front finds and that outlives them. It is small, and begins anew with the holder."""
@@ -197,6 +202,7 @@ class PoolHolder:
         found = await asyncio.to_thread(find_running, self._config, self._key)
         if found is not None:
             self._life, launched = found
+            self._proven = True
             logger.warning("The pool of %s runs already and is held from now on", self._config.name)
         else:
             self._life = secrets.token_hex(3)
@@ -215,7 +221,7 @@ class PoolHolder:
         failed = self._launched.done() and self._launched.exception() is not None
 
         def look() -> None:
-            if not self._leases:
+            if not self._leases or not (self._proven or None in self._leases.values()):
                 self._end()
 
         asyncio.get_running_loop().call_later(0.0 if failed else after_s, look)

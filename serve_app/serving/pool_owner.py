@@ -45,6 +45,8 @@ class PoolOwner:
         self._config, self._drain_s, self._models = config, drain_s, models or (config,)
         self._proven: str | None = None
         """The life of the pool that was seen to work."""
+        self._began = False
+        """Nothing of the pool worked yet when this owner came, so that it takes nothing away by ending it."""
         begins = not await is_there(self._app_name, config)
         roomy = not begins or await asyncio.to_thread(has_room, config, config.workers)
         self._owned = await OwnedPool.take(self._app_name, config)
@@ -52,9 +54,14 @@ class PoolOwner:
             if not roomy:
                 await self._make_room()
             await self._all_ready()
-        except BaseException:
-            self._owned.release()
+            await self._owned.prove()
+        except Exception:
+            if self._began:
+                await self._owned.give_up()
             raise
+        finally:
+            if self._proven is None:
+                self._owned.release()
 
     async def check_health(self) -> None:
         """Called by Serve, which replaces an owner that raises again and again.
@@ -117,8 +124,7 @@ class PoolOwner:
                 if isinstance(error, RayError):
                     await asyncio.sleep(RETRY_S)
                 continue
-            if states and all(state.failure is not None for state in states):
-                await self._owned.give_up()  # nobody is to find it
+            self._began = self._began or not any(state.worker_id is not None for state in states)
             for state in states:
                 if state.failure is not None:
                     raise state.failure

@@ -111,5 +111,6 @@ class LastingLoad:
 
 
 def _refusal(status: int, headers: httpx.Headers, body: str) -> str:
-    code = json.loads(body)["error"]["code"] if body.startswith("{") else body[:60]
-    return f"{status} {code}" + ("" if "retry-after" in headers else " without Retry-After")
+    error = json.loads(body)["error"] if body.startswith("{") else {"code": "", "message": body}
+    told = f"{status} {error['code']}" + ("" if "retry-after" in headers else " without Retry-After")
+    return told if status == 404 else f"{told}: {error['message'][:80]}"

@@ -92,6 +92,18 @@ async def test_settings_that_change_where_one_pool_fits(app: Running, port: int)
     assert not load.wrong, load
 
 
+async def test_a_pool_that_gave_way_in_vain_comes_back(app: Running, port: int) -> None:
+    """The settings that it gave way to cannot be loaded."""
+    async with LastingLoad(app.url, model=OTHER_MODEL) as load:
+        await load.answered(10)
+        with pytest.raises(RuntimeError, match="redeployed"):
+            await asyncio.to_thread(
+                app.deploy, **settings(port, name=OTHER_MODEL, simulated={"fail_load": True}, **ALONE)
+            )
+        await load.answered(30)
+    assert not load.wrong, load
+
+
 async def test_an_application_that_is_deleted_ends_its_requests_first(server: str) -> None:
     with running("deleted", server, **ROOMY) as app:
         load = LastingLoad(app.url, tokens=1000, clients=3)
