@@ -1,10 +1,10 @@
 """Who starts the workers of a pool, at its beginning and whenever it grows.
 
-An actor that is not detached goes with the process that made it: so whoever owns a pool (a script, or the holder of a
-served pool) makes all of its workers, on the dispatcher's orders. Then they end with their owner, even when it is
-killed, and live on when the dispatcher is, which would not be so if the dispatcher had made them. An actor in between
-would be one process more for every pool, and take the workers with it when it dies. The workers of a detached pool
-have no owner, so its dispatcher makes them itself.
+An actor that is not detached goes with the process that made it: so the script that owns a pool makes all of its
+workers, on the dispatcher's orders. Then they end with their owner, even when it is killed, and live on when the
+dispatcher is, which would not be so if the dispatcher had made them. An actor in between would be one process more for
+every pool, and take the workers with it when it dies. The workers of a detached pool, such as one that is served, have
+no owner, so its dispatcher makes them itself.
 """
 
 from __future__ import annotations

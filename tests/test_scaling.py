@@ -366,13 +366,13 @@ def test_a_model_with_another_tokenizer_is_refused(pool: Pool, tmp_path: Path) -
 def test_the_pool_follows_the_load_between_its_bounds_down_to_nothing(eventually: Eventually) -> None:
     bounds = {"min_workers": 0, "max_workers": 3, "scale_up_wait_s": 0.2, "scale_down_after_s": 2.0}
     with start("alone", 1, **bounds) as pool:
-        eventually(lambda: states(pool) == {})
-        assert not alive(pool, "worker-0")
+        eventually(lambda: states(pool) == {}, timeout_s=WAIT_S)
+        eventually(lambda: not alive(pool, "worker-0"))
         asked = prompts(150)
         references = ask(pool, asked, 100)
-        eventually(lambda: len(states(pool)) > 1)
+        eventually(lambda: len(states(pool)) > 1, timeout_s=WAIT_S)
         assert_right(references, asked, 100)
-        eventually(lambda: states(pool) == {})
+        eventually(lambda: states(pool) == {}, timeout_s=WAIT_S)
         kill_dispatcher(pool)
         with Pool.connect("alone") as other:  # its front greets a pool that has nobody
             assert_right(ask(other, asked[:2], 5), asked[:2], 5)

@@ -47,6 +47,9 @@ RECONNECT_GRACE_S = 5.0
 """A worker whose stream broke is taken for down when it has not answered for so long."""
 
 
+FIRST_ANSWER_S = 10.0
+"""A stream that was asked for and has not begun after so long is asked for anew: the call may have gone to a process
+that was about to end."""
 SUSPECT_SILENCE_S = 4.0
 """A worker that can generate says something every 2 s at the latest, whatever its engine does
 (`actors.worker.output_stream.HEARTBEAT_S`): one that is silent for so long is suspected."""
@@ -190,7 +193,7 @@ class WorkerFollower:
     async def _first_message(self, stream: Any) -> Listening:
         """Wait for an answer. A worker may be long in starting, so without one the stream is only asked for anew. One
         that was up, and with it what runs there, is down after the grace."""
-        patience_s = SILENCE_S
+        patience_s = FIRST_ANSWER_S
         if self._slot.worker_id is not None and self._broken_at_s is not None:
             patience_s = max(self._broken_at_s + RECONNECT_GRACE_S - time.monotonic(), 0.0)
         try:

@@ -41,7 +41,7 @@ class SchedulerConfig:
     """The same for class batch."""
     start_lease_s: float = 60.0
     """A start that no report of its worker confirms for so long is taken back: nobody has acted on it."""
-    stall_timeout_s: float = 30.0
+    stall_timeout_s: float = 60.0
     """A worker that holds attempts and says nothing for so long is suspected: nothing more is placed there, and it is
     asked whether it lives."""
     tenant_weights: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))

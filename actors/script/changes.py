@@ -31,7 +31,7 @@ GRACE_S = 30.0
 
 def scale(dispatcher: Any, config: PoolConfig, workers: int, grace_s: float | None, *, wait: bool) -> None:
     """See `Pool.scale`."""
-    _tell(lambda: dispatcher.scale.remote(workers, grace_s))
+    tell(lambda: dispatcher.scale.remote(workers, grace_s))
 
     def scaled(states: tuple[WorkerState, ...]) -> bool:
         _raise_failure(state for state in states if not state.draining)
@@ -46,7 +46,7 @@ def drain(
     dispatcher: Any, config: PoolConfig, worker: str, grace_s: float | None, *, restart: bool, wait: bool
 ) -> str | None:
     """See `Pool.drain`."""
-    successor: str | None = _tell(lambda: dispatcher.drain.remote(worker, grace_s, restart=restart))
+    successor: str | None = tell(lambda: dispatcher.drain.remote(worker, grace_s, restart=restart))
     slot_name = worker.partition("#")[0]
 
     def drained(states: tuple[WorkerState, ...]) -> bool:
@@ -62,12 +62,12 @@ def drain(
 
 def keep(dispatcher: Any, worker: str) -> None:
     """See `Pool.keep`."""
-    _tell(lambda: dispatcher.keep.remote(worker))
+    tell(lambda: dispatcher.keep.remote(worker))
 
 
 def replace(dispatcher: Any, settings: dict[str, Any], grace_s: float | None, *, wait: bool) -> None:
     """See `Pool.replace`."""
-    before: PoolConfig = _tell(lambda: dispatcher.config.remote())
+    before: PoolConfig = tell(lambda: dispatcher.config.remote())
     strange = settings.keys() - EngineConfig.model_fields.keys()
     if strange:
         raise ConfigurationError(f"{min(strange)} cannot be changed while a pool runs.", param=min(strange))
@@ -75,11 +75,11 @@ def replace(dispatcher: Any, settings: dict[str, Any], grace_s: float | None, *,
     resolve_engine_name(after)
     if _tokenizer(before) != _tokenizer(after):
         raise ConfigurationError("The new model has another tokenizer than the pool's.", param="model")
-    _tell(lambda: dispatcher.replace.remote(after, grace_s))
+    tell(lambda: dispatcher.replace.remote(after, grace_s))
     if not wait:
         return
     deadline_s = _deadline_s(before, grace_s, times=before.workers)
-    while (answer := _tell(lambda: dispatcher.replacement.remote()))[0]:
+    while (answer := tell(lambda: dispatcher.replacement.remote()))[0]:
         if time.monotonic() > deadline_s:
             raise ConfigurationError("Replacing the workers takes longer than it should; it goes on.")
         time.sleep(LOOK_S)
@@ -107,7 +107,7 @@ def _raise_failure(states: Any) -> None:
             raise state.failure
 
 
-def _tell(call: Callable[[], ray.ObjectRef[T]]) -> T:
+def tell(call: Callable[[], ray.ObjectRef[T]]) -> T:
     """Call the dispatcher, and again if it was lost: so what it is told may be told twice.
 
     :raises ExlpoolError: its own answer.
@@ -142,7 +142,7 @@ def _wait_until(
     :raises ConfigurationError: it takes longer than it may; it goes on all the same.
     """
     deadline_s = _deadline_s(config, grace_s)
-    while not settled(_tell(lambda: dispatcher.progress.remote(ANY_VERSION))[1]):
+    while not settled(tell(lambda: dispatcher.progress.remote(ANY_VERSION))[1]):
         if time.monotonic() > deadline_s:
             raise ConfigurationError(f"{what} takes longer than it should; it goes on.")
         time.sleep(LOOK_S)

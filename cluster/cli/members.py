@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import ray
 import typer
-from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util import list_named_actors
 
 from actors import PoolConfig, PoolNotFound, WorkerState
@@ -17,7 +16,6 @@ from actors.ray_session import NAMESPACE, SLOT_PREFIX, ensure_ray
 from actors.script import changes
 from cluster.cli.console import errors
 
-ANSWER_S = 15.0
 _LIFE = r"\.[0-9a-f]{10}-[0-9a-f]{6}"
 """What the name of a served pool has behind that of its model."""
 
@@ -86,9 +84,9 @@ def _running_pool(name: str | None, address: str | None) -> Iterator[tuple[Any, 
 def _find(name: str) -> tuple[Any, PoolConfig]:
     try:
         dispatcher: Any = ray.get_actor(name, namespace=NAMESPACE)
-        config: PoolConfig = ray.get(dispatcher.config.remote(), timeout=ANSWER_S)
-    except (ValueError, RayActorError, GetTimeoutError):
+    except ValueError:
         raise PoolNotFound(f"No pool named {name!r} runs on this cluster.") from None
+    config: PoolConfig = changes.tell(lambda: dispatcher.config.remote())
     return dispatcher, config
 
 
@@ -114,6 +112,6 @@ def _full_name(name: str | None) -> str:
 
 
 def _print_workers(dispatcher: Any) -> None:
-    states: tuple[WorkerState, ...] = ray.get(dispatcher.progress.remote(changes.ANY_VERSION), timeout=ANSWER_S)[1]
+    states: tuple[WorkerState, ...] = changes.tell(lambda: dispatcher.progress.remote(changes.ANY_VERSION))[1]
     for state in states:
         print(f"{state.slot_name}  {state.state}")

@@ -26,8 +26,11 @@ def find_running(config: ModelConfig, key: str) -> tuple[str, Launched] | None:
 
     :raises ConfigurationError: it does not end.
     """
+    prefix = config.pool(f"{key}-").name
     for name in actors_of(config, key):
-        with contextlib.suppress(PoolNotFound):  # the name is that of a worker
+        if "." in name.removeprefix(prefix):
+            continue  # a worker
+        with contextlib.suppress(PoolNotFound):  # it ended meanwhile
             members = find_members(name)
             if _answers(members):  # its dispatcher was started last, so the pool is whole
                 return name.rpartition("-")[2], members

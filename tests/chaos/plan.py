@@ -11,6 +11,8 @@ REPLICAS = 2
 APPLICATION = "chaos"
 MODEL = "tiny"
 STALL_TIMEOUT_S = 2.0
+MAX_RESTART_PAUSE_S = 1.0
+"""Nobody is to blame for these deaths: workers that wait ever longer would leave the pool idle."""
 SETTINGS: dict[str, Any] = {
     "name": MODEL,
     "engine": "cpu",
@@ -20,6 +22,7 @@ SETTINGS: dict[str, Any] = {
     "context_tokens": 2048,
     "max_batch_size": 16,
     "max_restarts": -1,
+    "max_restart_pause_s": MAX_RESTART_PAUSE_S,
     "stall_timeout_s": STALL_TIMEOUT_S,
     "fronts": {"min_replicas": REPLICAS, "max_replicas": REPLICAS},
     "access_log": False,

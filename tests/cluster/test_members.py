@@ -18,7 +18,8 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module")
 def pool(ray_cluster: None) -> Iterator[Pool]:
     """Named as that of a served model, and by chance a plain pool's name is the same."""
-    with Pool.start(name="my-model.0a1b2c3d", engine="simulated", cpus_per_worker=0.5, cache_tokens=8192) as made:
+    name = "my-model.0a1b2c3d4e-5f6a7b"
+    with Pool.start(name=name, engine="simulated", cpus_per_worker=0.5, cache_tokens=8192) as made:
         yield made
 
 
@@ -27,7 +28,7 @@ def test_a_pool_is_scaled_and_a_worker_drained(exlpool: Exlpool, pool: Pool) -> 
     assert (done.status, done.out) == (0, "worker-0  up\nworker-1  up\n"), done.err
     done = exlpool("drain", "worker-0", "--restart", "--grace-s", 1, "--pool", "my/model")
     assert (done.status, done.out) == (0, "worker-1  up\nworker-2  up\n"), done.err
-    done = exlpool("drain", "worker-1", "--pool", "my-model.0a1b2c3d")
+    done = exlpool("drain", "worker-1", "--pool", "my-model.0a1b2c3d4e-5f6a7b")
     assert (done.status, done.out) == (0, "worker-2  up\n"), done.err
     assert [worker.slot_name for worker in pool.workers()] == ["worker-2"]
     assert ray.is_initialized()
@@ -53,9 +54,9 @@ def test_what_cannot_be_done_is_told_in_a_sentence(
 
 
 def test_a_pool_that_could_be_another_one_is_asked_for(exlpool: Exlpool, pool: Pool) -> None:
-    with Pool.start(name="my-model.4e5f6a7b", engine="simulated", cpus_per_worker=0.5, cache_tokens=8192):
+    with Pool.start(name="my-model.4e5f6a7b8c-9d0e1f", engine="simulated", cpus_per_worker=0.5, cache_tokens=8192):
         for options in ([], ["--pool", "my-model"]):
             done = exlpool("scale", 1, *options)
             assert done.status == 2
-            assert "my-model.0a1b2c3d, my-model.4e5f6a7b" in plain(done.err).replace("\n", " ")
-    assert ray.get_actor("my-model.0a1b2c3d", namespace=NAMESPACE)
+            assert "my-model.0a1b2c3d4e-5f6a7b, my-model.4e5f6a7b8c-9d0e1f" in plain(done.err).replace("\n", " ")
+    assert ray.get_actor("my-model.0a1b2c3d4e-5f6a7b", namespace=NAMESPACE)

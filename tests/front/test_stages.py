@@ -55,7 +55,7 @@ class _Rig:
 
     async def until_there(self) -> None:
         while not self.dispatcher.reached:
-            assert not self.request.done(), repr(self.request)
+            assert not self.request.done(), "it ended before it came there"
             await asyncio.sleep(0.005)
 
     async def until_nothing_is_left(self) -> None:

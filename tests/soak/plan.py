@@ -71,6 +71,7 @@ def soak_pool() -> PoolConfig:
         max_batch_size=8,
         max_queued_requests=64,
         max_restarts=-1,
+        max_restart_pause_s=1.0,  # nobody is to blame for these deaths
         stall_timeout_s=STALL_TIMEOUT_S,
         simulated={"step_s": 0.02, "context_tokens": CONTEXT_TOKENS},
     )
