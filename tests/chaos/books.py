@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.chaos.answers import Answer, Said
+from tests.chaos.faults import Fault
 from tests.chaos.questions import SCHEMA, Question
 
 LOST = "requests lost"
@@ -29,13 +31,15 @@ class Books:
     ends: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Right answers by way and kind."""
     answers: list[tuple[Question, Answer]] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    """All that were made so far."""
     heard: dict[int, Said] = field(default_factory=dict)
 
     def judge(self, question: Question, answer: Answer) -> None:
         """A request has ended."""
         self.answers.append((question, answer))
         if answer.error is not None:
-            self.fail(LOST, f"{_named(question)}: {answer.error!r}")
+            self.fail(LOST, f"{_named(question)} {self._life_of(answer)}: {answer.error!r}")
             return
         said = self.heard[question.number] = answer.said()
         fault = _incomplete(question, said)
@@ -45,6 +49,12 @@ class Books:
             self._changed(question, self.expected[question.number], said)
         else:
             self.ends[question.way, question.kind] += 1
+
+    def _life_of(self, answer: Answer) -> str:
+        """How long a request lived, and what was broken meanwhile."""
+        faults = [f"{fault.kind} at {fault.at_s - answer.started_s:.1f}" for fault in self.faults]
+        hits = [told for told, fault in zip(faults, self.faults, strict=True) if fault.at_s > answer.started_s - 1.0]
+        return f"after {time.monotonic() - answer.started_s:.1f} s, with {', '.join(hits) or 'no fault'}"
 
     def endless(self, question: Question, answer: Answer, limit_s: float) -> None:
         """A request has not ended."""

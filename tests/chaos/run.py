@@ -65,6 +65,7 @@ async def chaos(plan: ChaosPlan) -> Outcome:
         config: PoolConfig = await dispatcher.config.remote()
         pool = await asyncio.to_thread(Pool.connect, config.name)
         faults = Faults(plan, config, dispatcher)
+        books.faults = faults.made
         try:
             async with http_client() as http:
                 asker = Asker(http, running.url, pool, faults.replica_died)
