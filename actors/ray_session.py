@@ -144,6 +144,11 @@ def was_restarted() -> bool:
         return bool(get_runtime_context().was_current_actor_reconstructed)
 
 
+def own_node_id() -> str:
+    """Ray's name of the node that this process runs on; empty without a connection."""
+    return str(get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
 class RaySession:
     """The connection to Ray that this process had when this was made. It ends with `ray.shutdown`, and a later
     `ray.init` does not bring it back.

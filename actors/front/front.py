@@ -21,6 +21,7 @@ from actors.front.attempt_output import AttemptLost, AttemptOutput
 from actors.front.dispatcher_link import RECONNECT_INTERVAL_S, DispatcherLink
 from actors.front.place import Place
 from actors.front.run import Piece, Run
+from actors.front.suspicion import endangered
 from actors.front.worker_handles import WorkerHandles
 from actors.front.worker_link import WorkerLink
 from actors.messages import Finished, Welcome, WorkerLimits
@@ -180,8 +181,11 @@ class Front:
                 if self._closed:
                     raise PoolClosed("The pool was closed before the request's end.") from None
                 pause_s = run.pause_after(error)
-                if not (isinstance(error, AttemptLost) and error.moved):
+                if isinstance(error, EngineFailure):
                     run.excluded |= {run.worker_id}
+                elif not error.moved:
+                    nodes = {name: link.node_id for name, link in self._links.items() if not link.over}
+                    run.excluded |= endangered(run.worker_id, nodes)
                 run.begin_attempt()
             if pause_s:
                 await run.within(asyncio.sleep(pause_s))

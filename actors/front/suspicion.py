@@ -1,12 +1,13 @@
-"""Whether a request is what workers die of. A pure judgement over the deaths that it has seen."""
+"""Whether a request is what workers die of, and where it is likely to see another death. Pure judgements."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 MAX_DEATHS = 2
 """Deaths in a row under one request, after which it is taken for their cause."""
-CLEARED_S = 1.0
+CLEARED_S = 0.5
 """A request that has gone on for so long, in another place, is not what the worker before died of: it was resumed
 from what its front had, which is no more than `actors.worker.engine_thread.WHOLE_PIECE_S` behind what had been made,
 so it would have come to the same place by now."""
@@ -32,3 +33,13 @@ class Suspicion:
     def certain(self) -> bool:
         """It must not be tried once more."""
         return self.deaths >= MAX_DEATHS or self.deaths_in_all >= MAX_DEATHS_IN_ALL
+
+
+def endangered(lost_id: str, nodes: Mapping[str, str]) -> frozenset[str]:
+    """A worker that was lost, and those that may be about to be. `nodes` are the nodes of known workers, by id.
+
+    The whole node may have died, where the pool has others: a request that went from one worker of it to the next would
+    look like the killer of both.
+    """
+    lost_with = {name for name, node_id in nodes.items() if node_id == nodes.get(lost_id)}
+    return frozenset({lost_id}) if len(lost_with) == len(nodes) else frozenset({lost_id, *lost_with})

@@ -51,6 +51,8 @@ class WorkerLink:
     def __init__(self, front_id: str, worker_id: str, handle: Any) -> None:
         self.worker_id = worker_id
         self.over = False
+        self.node_id = ""
+        """Of the node that the worker runs on, once it has said so."""
         self._front_id = front_id
         self._handle = handle
         self._session = RaySession()
@@ -160,6 +162,7 @@ class WorkerLink:
             hello = await self._first_message(stream)
             if hello.worker_id != self.worker_id:
                 raise _LifeOver(f"worker {self.worker_id} was restarted")
+            self.node_id = hello.node_id
             self._opened()
             while True:
                 async with asyncio.timeout(SILENCE_S):

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 QUIET_NEWS_S = 0.02
 """Steps in which running jobs only go on, for nobody who reads along, are told of together, at most so long after
 each. Whoever hears of a step needs the interpreter, which this thread needs to keep the device busy."""
-WHOLE_PIECE_S = 0.5
+WHOLE_PIECE_S = 0.2
 """What is generated for fronts that read only the whole leaves in pieces of so long, all jobs' together: so much is
 generated again if this worker dies."""
 

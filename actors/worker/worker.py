@@ -41,6 +41,7 @@ from actors.messages import (
     WorkerNews,
     WorkerReady,
 )
+from actors.ray_session import own_node_id
 from actors.supervisor import Supervisor, end_process
 from actors.worker.commands import Cancel, CancelStream, Command, Inspect, StepNews, Stop, Submit
 from actors.worker.engine_jobs import portable
@@ -175,7 +176,7 @@ class Worker:
         if self._ended.is_set():
             stream.close()
         try:
-            yield Listening(self._worker_id)
+            yield Listening(self._worker_id, own_node_id())
             while (output := await stream.take()) is not None:
                 yield output
         finally:

@@ -11,7 +11,7 @@ import pytest
 from actors.errors import DeadlineExceeded, EngineFailure, NoHealthyWorker, WorkerDied
 from actors.front.attempt_output import AttemptLost, AttemptOutput
 from actors.front.run import MAX_UNSENT, Run
-from actors.front.suspicion import CLEARED_S, MAX_DEATHS_IN_ALL, Suspicion
+from actors.front.suspicion import CLEARED_S, MAX_DEATHS_IN_ALL, Suspicion, endangered
 from actors.messages import Finished
 from actors.paging.hashes import page_hashes
 from actors.request.options import request_options
@@ -97,6 +97,19 @@ def test_a_short_life_elsewhere_clears_nobody() -> None:
     judged.note_death(60.0)
     judged.note_death(CLEARED_S / 2)
     assert judged.certain
+
+
+@pytest.mark.parametrize(
+    ("lost_id", "expected"),
+    [("a", {"a", "b"}), ("c", {"c"}), ("gone", {"gone"})],
+)
+def test_the_workers_of_a_node_may_all_be_about_to_die(lost_id: str, expected: set[str]) -> None:
+    assert endangered(lost_id, {"a": "n", "b": "n", "c": "m"}) == expected
+
+
+def test_a_pool_on_one_node_has_no_safer_place() -> None:
+    assert endangered("a", {"a": "n", "b": "n"}) == {"a"}
+    assert endangered("a", {}) == {"a"}
 
 
 def test_attempts_that_no_worker_had_are_no_deaths_under_the_request() -> None:
