@@ -47,7 +47,7 @@ def _doubt(state: SchedulerState, admission: Admission) -> list[Action]:
     actions: list[Action] = []
     if admission.attempt == 1:
         return actions
-    for worker_id in admission.excluded_workers:
+    for worker_id in sorted(admission.excluded_workers):  # a set has no order, and a replay would act in another one
         worker = state.fleet.by_id.get(worker_id)
         if worker is not None and worker.status is WorkerStatus.UP:
             actions += suspect(state, worker)

@@ -236,6 +236,17 @@ def test_nobody_is_suspected_by_a_name_that_is_not_known() -> None:
     assert pool.ignored == {"suspicion of an unknown worker": 1}
 
 
+def test_workers_are_doubted_in_the_same_order_whatever_order_a_set_has() -> None:
+    """A replay has its sets from a file, in which they have another history."""
+    names = [f"worker-{number}" for number in range(9)]
+    pool = Pool()
+    for name in names:
+        pool.up(name)
+    excluded = frozenset(f"{name}#1" for name in names[:8])
+    actions = pool.submit("r", attempt=2, excluded_workers=excluded)
+    assert [action.worker_id for action in actions if isinstance(action, Probe)] == sorted(excluded)
+
+
 def test_a_worker_on_which_a_front_lost_an_attempt_is_not_given_it_again_before_it_reports() -> None:
     """The front may have seen the worker's death before anybody else did."""
     pool = running_pool()
