@@ -20,7 +20,8 @@ from actors import NoHealthyWorker, Pool, WorkerState
 from actors.engines.simulated import expected_tokens
 from actors.ray_session import NAMESPACE, prepare_private_cluster
 
-REQUESTS = 12
+REQUESTS = 20
+"""More than two workers can run together, so that each of the three has some."""
 TOKENS = 300
 WAIT_S = 60.0
 

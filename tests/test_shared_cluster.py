@@ -33,7 +33,7 @@ def ready(*_):
 
 simulated = {"load_s": 600.0} if stage == "loading" else {"step_s": 0.01}
 if stage == "loading":
-    pool_module._wait_until_ready = ready
+    pool_module.wait_until_ready = ready
 if stage == "closing":
     pool_module._stop = ready
 pool = Pool.start(name="killed", engine="simulated", workers=2, address=address, simulated=simulated)

@@ -167,14 +167,12 @@ class Worker:
     async def outputs(self, stream_id: str) -> AsyncIterator[Listening | StepOutput]:
         """One message per step that made something for this stream, after one that says who listens.
 
-        One that its front has given up already for a newer one ends at once. When a stream ends, for whatever reason,
-        all its jobs are cancelled.
+        One that its front has given up already for a newer one ends at once, without a word, and so does every one that
+        comes when the engine has ended. When a stream ends, for whatever reason, all its jobs are cancelled.
         """
-        stream = self._streams.open(stream_id)
+        stream = None if self._ended.is_set() else self._streams.open(stream_id)
         if stream is None:
             return
-        if self._ended.is_set():
-            stream.close()
         try:
             yield Listening(self._worker_id, own_node_id())
             while (output := await stream.take()) is not None:
@@ -186,11 +184,11 @@ class Worker:
 
     async def take_commands(self, stream_id: str, commands: tuple[WorkerCommand, ...]) -> bool:
         """Hand attempts and cancellations to the engine, in their order. False: this worker does not know the stream,
-        or has no engine yet, and nothing was taken up.
+        or has no engine, yet or any more, and nothing was taken up.
 
         An attempt that is cancelled ends with a `Finished` of its own unless it already had.
         """
-        if stream_id not in self._streams or self._engine is None:
+        if stream_id not in self._streams or self._engine is None or self._ended.is_set():
             return False
         for command in commands:
             match command:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import random
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ class FrontActors:
 
     def _start(self) -> Lease:
         options = {"num_cpus": 0, "max_concurrency": MAX_CONCURRENT_CALLS}
-        return Lease(ray.remote(ChaosFrontActor).options(**options).remote(self._dispatcher))
+        return Lease(ray.remote(ChaosFrontActor).options(**options).remote(pickle.dumps(self._dispatcher)))
 
     def kill(self, index: int, *, replace: bool = True) -> None:
         lease = self.leases[index]

@@ -214,6 +214,17 @@ async def test_a_heartbeat_tells_steps_and_process() -> None:
         assert (beat.worker_id, beat.steps, beat.pid) == (news.worker_id, 10, os.getpid())
 
 
+async def test_a_worker_whose_engine_has_ended_takes_nothing_up_any_more() -> None:
+    """A front that is quick would lose the request on its way round a second time, to a worker that is dying."""
+    async with running() as worker:
+        await ready(worker)
+        outputs = await listen(worker, "front/1")
+        await worker.close()
+        assert not await worker.take_commands("front/1", (request(1),))
+        assert [message async for message in worker.outputs("front/2")] == []
+        await outputs.aclose()
+
+
 async def test_reports_end_when_the_worker_is_closed() -> None:
     async with running() as worker:
         reports, _ = await ready(worker)
