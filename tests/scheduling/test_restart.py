@@ -66,6 +66,15 @@ def test_who_waited_with_the_old_one_is_not_refused_at_the_door_of_the_new_one()
     assert pool.submit("old", age_s=20.0, waited_s=20.0) == []
 
 
+def test_who_comes_back_when_all_has_settled_is_not_told_that_it_would_wait_too_long() -> None:
+    pool = restarted(max_wait_s=5.0)
+    pool.up(max_batch_size=1)
+    pool.tick(1.0)
+    assert starts(pool.submit("long", 100, 3000)) == {"long": "a#1"}
+    assert pool.submit("late", 100, 3000, age_s=4.0, waited_s=4.0) == []
+    assert pool.scheduler.state.requests["late"].worker is None
+
+
 def test_its_wait_goes_on_from_where_it_was() -> None:
     pool = restarted(max_wait_s=10.0)
     pool.submit("r", age_s=8.0, waited_s=8.0)
