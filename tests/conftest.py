@@ -27,9 +27,10 @@ def pytest_configure() -> None:
 
 
 def pytest_runtest_logfinish() -> None:
-    """After every test, use the connection by which Serve in this process asks Ray's store. In two runs out of two it
-    was broken when Serve was the first to use it, more than seven minutes after the start of the cluster, and Ray ended
-    the process; why is not known (Ray 2.60; five idle minutes alone do not do it). If a test breaks it, this says which.
+    """After every test, use the connection by which Serve in this process asks Ray's store.
+
+    In two runs of two it was broken when Serve was the first to use it, seven minutes after the cluster's start, and
+    Ray ended the process. Why is not known (Ray 2.60; five idle minutes do not do it). If a test breaks it, that shows.
     """
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
