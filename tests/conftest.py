@@ -26,17 +26,19 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_runtest_logfinish() -> None:
-    """After every test, use the connection by which Serve in this process asks Ray's store.
-
-    In two runs of two it was broken when Serve was the first to use it, seven minutes after the cluster's start, and
-    Ray ended the process. Why is not known (Ray 2.60; five idle minutes do not do it). If a test breaks it, that shows.
-    """
+@pytest.fixture(autouse=True)
+def _own_store() -> Iterator[None]:
+    """Who asks another cluster's dashboard in this process has Ray forget by which connection it reaches its own one's
+    store. Serve uses that, and where the other cluster is gone Ray ends the process."""
     ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
-        from ray.experimental.internal_kv import _internal_kv_exists
+    if ray is None or not ray.is_initialized():
+        yield
+        return
+    from ray.experimental import internal_kv
 
-        _internal_kv_exists(b"nothing", namespace=b"tests")
+    own = internal_kv.global_gcs_client
+    yield
+    internal_kv.global_gcs_client = own
 
 
 @pytest.fixture(scope="session")
