@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import logging
 import os
 import signal
 import time
@@ -26,8 +25,9 @@ from actors import Pool, pool_config
 from actors.dispatcher.statistics import PoolStatistics, WorkerState
 from actors.front.front import Front
 from actors.front.run import Piece, Run
-from actors.ray_session import NAMESPACE, prepare_private_cluster
+from actors.ray_session import NAMESPACE
 from actors.request.options import request_options
+from tests.benchmarks.clusters import private_cluster
 from tests.pool_actors import worker_pids
 
 TOKENS = 1500
@@ -184,19 +184,9 @@ def main() -> None:
     parser.add_argument("--hangs", type=int, default=3)
     parser.add_argument("--streams", type=lambda text: [int(part) for part in text.split(",")], default=[1, 8])
     arguments = parser.parse_args()
-    prepare_private_cluster()
-    ray.init(
-        address="local",
-        namespace=NAMESPACE,
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    with Pool.start(config=CONFIG):
+    with private_cluster(num_cpus=8), Pool.start(config=CONFIG):
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, a hang is a step of {STALL_TIMEOUT_S:g} s")
         asyncio.run(measure(arguments))
-    ray.shutdown()
 
 
 if __name__ == "__main__":

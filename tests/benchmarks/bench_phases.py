@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import random
 import signal
@@ -28,8 +27,9 @@ import ray
 
 from actors import ExlpoolError, Overloaded, Pool, pool_config
 from actors.front.front import Front
-from actors.ray_session import NAMESPACE, prepare_private_cluster
+from actors.ray_session import NAMESPACE
 from actors.request.options import request_options
+from tests.benchmarks.clusters import private_cluster
 from tests.pool_actors import worker_pids
 
 STEP_S = 0.05
@@ -151,18 +151,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rate", type=float, default=0.6 * CAPACITY_PER_S, help="arrivals a second in STANDARD")
     arguments = parser.parse_args()
-    prepare_private_cluster()
-    ray.init(
-        address="local",
-        namespace=NAMESPACE,
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    with Pool.start(config=CONFIG):
+    with private_cluster(num_cpus=8), Pool.start(config=CONFIG):
         asyncio.run(measure(arguments))
-    ray.shutdown()
 
 
 if __name__ == "__main__":
