@@ -82,10 +82,9 @@ def judge_memory(pool: PoolConfig, model: Model, draft: Model | None, gpus: tupl
 
 def _told(need: MemoryNeed, tokens: int, pool: PoolConfig, needed: int, free: int) -> str:
     where = f"{need.devices} GPUs" if need.devices > 1 else "one GPU"
-    return (
-        f"about {needed / GB:.1f} GB on {where}, of {free / GB:.1f} GB free: "
-        f"{need.weight_bytes / GB:.1f} GB of weights, {tokens * need.bytes_per_token / GB:.1f} GB of {pool.cache_mode} cache for {tokens} tokens"
-    )
+    weights = f"{need.weight_bytes / GB:.1f} GB of weights"
+    cache = f"{tokens * need.bytes_per_token / GB:.1f} GB of {pool.cache_mode} cache for {tokens} tokens"
+    return f"about {needed / GB:.1f} GB on {where}, of {free / GB:.1f} GB free: {weights}, {cache}"
 
 
 def _fits(pool: PoolConfig, tokens: int, context: int, told: str) -> Finding:

@@ -35,8 +35,8 @@ def context_tokens(pool: PoolConfig, model: Model) -> int:
 
 
 def scratch_bytes(pool: PoolConfig, model: Model) -> int:
-    """What exllamav2 keeps on each GPU to work in: activations of the longest forward, and one unpacked matrix, both for
-    the module that needs most (`scratch_space_fixed` of its modules, 0.3.2)."""
+    """What exllamav2 keeps on each GPU to work in: activations of the longest forward, and one unpacked matrix, both
+    for the module that needs most (`scratch_space_fixed` of its modules, 0.3.2)."""
     rows = min(pool.exllamav2.max_input_tokens, context_tokens(pool, model))
     hidden, inner, words = (model.config.get(name) or 0 for name in ("hidden_size", "intermediate_size", "vocab_size"))
     heads, head_dim = model.config.get("num_attention_heads") or 0, _head_dim(model) or 0
