@@ -79,7 +79,7 @@ def _exllamav2(model: ModelDirectory, gpu: bool) -> str:
     if not exllamav2_installed():
         raise ModelError(
             f"{model.path} ({model.kind}) is to run on ExLlamaV2, which is not installed: "
-            f"pip install exlpool[exllamav2]{_alternative(model)}."
+            f"pip install exlpool[exllamav2]{_alternative(model)}; `exlpool doctor` says what else is missing here."
         )
     return "exllamav2"
 
