@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -153,6 +154,12 @@ def own_node_id() -> str:
 def own_node() -> str:
     """The address of the node that this process runs on, as Ray shows it to people; empty without a connection."""
     return get_node_ip_address() if ray.is_initialized() else ""
+
+
+def own_node_name() -> str:
+    """How errors call the node that this process runs on: its address, and the name that people gave the machine."""
+    address, host = own_node(), socket.gethostname()
+    return f"{address} ({host})" if address else host
 
 
 def own_gpus() -> tuple[str, ...]:
