@@ -16,6 +16,7 @@ from ray.util import get_node_ip_address
 
 from actors.errors import ConfigurationError, PoolClosed, first_line
 from actors.ray_checks import require_cluster, require_temp_dir
+from actors.ray_token import tokens_forbidden, use_tokens
 
 NAMESPACE = "exlpool"
 SLOT_PREFIX = "worker-"
@@ -84,9 +85,12 @@ def ensure_ray(address: str | None) -> bool:
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     if target == "local":
         require_temp_dir()
+        use_tokens(not tokens_forbidden())
         prepare_private_cluster()
     else:
-        require_cluster(target)
+        found = require_cluster(target)
+        target = found.address  # to which Ray does not take a token along that nobody has asked for
+        use_tokens(found.token is not None)
         _set_defaults(QUICK_NEWS)
     # Ray says at every start that a private cluster asks for a token, which is its default and needs no action.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
