@@ -58,9 +58,13 @@ class Dashboard:
 
     def applications(self) -> dict[str, Any]:
         """What Serve says of every application, by name."""
-        found = self._ask(self._client.get_serve_details)
-        applications: dict[str, Any] = found.get("applications", {})
+        applications: dict[str, Any] = self.details().get("applications", {})
         return applications
+
+    def details(self) -> dict[str, Any]:
+        """All that Serve says: of its applications, of its proxies, and where it listens."""
+        found: dict[str, Any] = self._ask(self._client.get_serve_details)
+        return found
 
     def deploy(self, document: dict[str, Any]) -> None:
         """Hand a configuration over."""
