@@ -26,8 +26,8 @@ from exllamav2.architecture import ExLlamaV2ArchParams
 
 from actors.config import EngineConfig
 from actors.engines.base import ProgressCallback
-from actors.engines.exllamav2.memory import GB, CacheShape, MemoryNeed, shortage
 from actors.engines.exllamav2.rope import apply_rope
+from actors.engines.gpu_memory import GB, CacheShape, MemoryNeed, shortage
 from actors.engines.model_dir import ModelDirectory, WeightKind, inspect_model_dir, read_model_config
 from actors.errors import ModelError
 from actors.messages import LoadProgress
