@@ -147,12 +147,14 @@ WorkerCommand = GenerationRequest | Cancellation
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """The first message of a worker's stream: which life of the worker offers it, and on which of Ray's nodes. In the
-    stream of reports it comes again whenever there is nothing else to tell, so that a stream that is broken can be told
-    from one that is quiet."""
+    """The first message of a worker's stream: which life of the worker offers it, on which of Ray's nodes, that node's
+    address, and the ids of the GPUs that are the worker's. In the stream of reports it comes again whenever there is
+    nothing else to tell, so that a stream that is broken can be told from one that is quiet."""
 
     worker_id: str
     node_id: str = ""
+    node: str = ""
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayError
 from ray.runtime_context import get_runtime_context
+from ray.util import get_node_ip_address
 
 from actors.errors import ConfigurationError, PoolClosed, first_line
 from actors.ray_checks import require_cluster, require_temp_dir
@@ -147,6 +148,16 @@ def was_restarted() -> bool:
 def own_node_id() -> str:
     """Ray's name of the node that this process runs on; empty without a connection."""
     return str(get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
+def own_node() -> str:
+    """The address of the node that this process runs on, as Ray shows it to people; empty without a connection."""
+    return get_node_ip_address() if ray.is_initialized() else ""
+
+
+def own_gpus() -> tuple[str, ...]:
+    """The ids of the GPUs that Ray has given to this process, as they are numbered on its node."""
+    return tuple(get_runtime_context().get_accelerator_ids()["GPU"]) if ray.is_initialized() else ()
 
 
 class RaySession:

@@ -147,9 +147,12 @@ class WorkerFollower:
             self._silent_s = 0.0
             self._broken_at_s = None
             slot.cut_off = False
+            slot.node, slot.gpus = hello.node, hello.gpus
             if slot.life is not None and hello.worker_id != slot.life:
                 await self._another_life(hello.worker_id, died_at_s)
-            slot.life = hello.worker_id
+            if slot.life != hello.worker_id:
+                slot.life = hello.worker_id
+                await self._slots.announce()
             while True:
                 news: WorkerNews = await self._next_message(stream)
                 self._fence(hello.worker_id)

@@ -20,6 +20,9 @@ class Slot:
         """Of the life that can generate; None while there is none."""
         self.life: str | None = None
         """Of the life that was heard of last, whether or not it can generate yet."""
+        self.node = ""
+        self.gpus: tuple[str, ...] = ()
+        """Where that life runs, and which of the node's GPUs it has."""
         self.cut_off = False
         """Nobody hears that life at the moment; it may be well, or over."""
         self.limits: WorkerLimits | None = None
@@ -59,6 +62,8 @@ class Slot:
             generated_tokens=self.generated_tokens,
             finished_requests=self.finished_requests,
             draining=self.leaving,
+            node=self.node,
+            gpus=self.gpus,
         )
 
     def __repr__(self) -> str:

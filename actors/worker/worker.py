@@ -41,7 +41,7 @@ from actors.messages import (
     WorkerNews,
     WorkerReady,
 )
-from actors.ray_session import own_node_id
+from actors.ray_session import own_gpus, own_node, own_node_id
 from actors.supervisor import Supervisor, end_process
 from actors.worker.commands import Cancel, CancelStream, Command, Inspect, StepNews, Stop, Submit
 from actors.worker.engine_jobs import portable
@@ -66,6 +66,7 @@ class Worker:
 
     def __init__(self, slot_name: str, config: EngineConfig) -> None:
         self._worker_id = f"{slot_name}#{secrets.token_hex(4)}"
+        self._listening = Listening(self._worker_id, own_node_id(), own_node(), own_gpus())
         self._loop = asyncio.get_running_loop()
         self._supervisor = Supervisor(f"worker {self._worker_id}")
         self._streams = OutputStreams()
@@ -174,7 +175,7 @@ class Worker:
         if stream is None:
             return
         try:
-            yield Listening(self._worker_id, own_node_id())
+            yield self._listening
             while (output := await stream.take()) is not None:
                 yield output
         finally:
@@ -212,7 +213,7 @@ class Worker:
             self._loop.call_later(start_after_s, self._start_engine)
         else:
             self._start_engine()
-        yield Listening(self._worker_id)
+        yield self._listening
         while self._limits is None:
             self._raise_if_load_failed()
             if self._ended.is_set():
@@ -221,17 +222,17 @@ class Worker:
                 progress, self._progress = self._progress, None
                 yield progress
             if not await self._changes():
-                yield Listening(self._worker_id)
+                yield self._listening
         self._ready_wanted, self._ready = True, None
         self._tell_engine(Inspect())
         while self._ready is None and not self._ended.is_set():
             if not await self._changes():
-                yield Listening(self._worker_id)
+                yield self._listening
         if self._ready is not None:
             yield self._ready
         while not self._ended.is_set():
             if not await self._changes():
-                yield Listening(self._worker_id)
+                yield self._listening
             if self._reports and not self._reports.urgent:
                 await self._urgent_change()
             if self._reports:
