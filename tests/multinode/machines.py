@@ -106,8 +106,8 @@ class Machine:
 
 
 class Network:
-    """`with Network(folder) as network:` machines can be added to it; they are gone with the block. `folder` holds their
-    files."""
+    """`with Network(folder) as network:` machines can be added to it, and are gone with the block. `folder` holds
+    their files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

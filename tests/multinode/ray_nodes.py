@@ -5,12 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -21,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 STARTS_WITHIN_S = 150.0
 COMMAND_WITHIN_S = 180.0
 GCS_PORT = 6379
-POLL_S = 0.1
 
 
 class RayNodes:
@@ -97,68 +92,3 @@ def _titles(machine: Machine) -> list[str]:
         except (psutil.Error, IndexError):
             continue
     return titles
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One request of a load, with times on this machine's monotonic clock. `fault`: how it ended otherwise than it
-    had to. `gap_s`: the longest time in which its client waited and heard nothing."""
-
-    sent_s: float
-    done_s: float
-    gap_s: float
-    fault: str | None
-
-
-class Load:
-    """Clients on a machine that ask a server again and again; see `tests.multinode.clients`."""
-
-    def __init__(
-        self, machine: Machine, url: str, *, clients: int, tokens: int, key: str = "", once: bool = False
-    ) -> None:
-        """`once`: each client asks one thing only."""
-        options = ["--clients", str(clients), "--tokens", str(tokens), "--key", key, *(["--once"] if once else [])]
-        self.answers: list[Answer] = []
-        self.begun = 0
-        """Requests of which the first token has come."""
-        self._machine = machine
-        self._process = machine.start([sys.executable, "-m", "tests.multinode.clients", url, *options])
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            told: dict[str, Any] = json.loads(line)
-            if told:
-                self.answers.append(Answer(**told))
-            else:
-                self.begun += 1
-
-    def stop(self, within_s: float = 120.0) -> list[Answer]:
-        """Ask nothing more, and return when everything that is under way was answered."""
-        try:
-            self._end(within_s)
-        finally:
-            self._machine.kill_process(self._process)
-        return self.answers
-
-    def _end(self, within_s: float) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(within_s)
-        self._thread.join(within_s)
-        assert self._process.returncode == 0, self._process.stderr and self._process.stderr.read()
-
-    @property
-    def faults(self) -> list[str]:
-        return [answer.fault for answer in self.answers if answer.fault is not None]
-
-
-def until(condition: Callable[[], bool], within_s: float, what: str) -> float:
-    """Wait for a condition; returns after how long it held."""
-    started_s = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started_s < within_s, f"not within {within_s:g} s: {what}"
-        time.sleep(POLL_S)  # a poll, bounded by the deadline above
-    return time.monotonic() - started_s
