@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.builtin_model import builtin_model_path
 from actors.config import PoolConfig
 from actors.dispatcher.dispatcher import Dispatcher
-from actors.engines.registry import resolve_engine_name
+from actors.engine_choice import decide_engine
 from actors.errors import ConfigurationError, PoolNotFound
 from actors.ray_session import NAMESPACE, SLOT_PREFIX, require_resources
 from actors.worker_starter import WorkerStarter, kill_actors, resources_of_worker
@@ -41,9 +41,9 @@ def launch(config: PoolConfig) -> Launched:
     """Create the dispatcher and the workers, and return while they load.
 
     :raises ConfigurationError: the name is taken, or the cluster cannot hold the workers.
-    :raises ModelError: the model directory is unusable.
+    :raises ModelError: no node has a model directory that could be used, as far as that is looked at before the start.
     """
-    resolve_engine_name(config)
+    config = decide_engine(config)
     cpus, gpus = resources_of_worker(config)
     require_resources(cpus=config.workers * cpus, gpus=config.workers * gpus)
     _require_free_name(config.name)

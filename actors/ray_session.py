@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayError
 from ray.runtime_context import get_runtime_context
+from ray.util import get_node_ip_address
 
 from actors.errors import ConfigurationError, PoolClosed, first_line
 from actors.ray_checks import require_cluster, require_temp_dir
+from actors.ray_token import tokens_forbidden, use_tokens
 
 NAMESPACE = "exlpool"
 SLOT_PREFIX = "worker-"
@@ -83,9 +86,12 @@ def ensure_ray(address: str | None) -> bool:
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     if target == "local":
         require_temp_dir()
+        use_tokens(not tokens_forbidden())
         prepare_private_cluster()
     else:
-        require_cluster(target)
+        found = require_cluster(target)
+        target = found.address  # to which Ray does not take a token along that nobody has asked for
+        use_tokens(found.token is not None)
         _set_defaults(QUICK_NEWS)
     # Ray says at every start that a private cluster asks for a token, which is its default and needs no action.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
@@ -147,6 +153,22 @@ def was_restarted() -> bool:
 def own_node_id() -> str:
     """Ray's name of the node that this process runs on; empty without a connection."""
     return str(get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
+def own_node() -> str:
+    """The address of the node that this process runs on, as Ray shows it to people; empty without a connection."""
+    return get_node_ip_address() if ray.is_initialized() else ""
+
+
+def own_node_name() -> str:
+    """How errors call the node that this process runs on: its address, and the name that people gave the machine."""
+    address, host = own_node(), socket.gethostname()
+    return f"{address} ({host})" if address else host
+
+
+def own_gpus() -> tuple[str, ...]:
+    """The ids of the GPUs that Ray has given to this process, as they are numbered on its node."""
+    return tuple(get_runtime_context().get_accelerator_ids()["GPU"]) if ray.is_initialized() else ()
 
 
 class RaySession:

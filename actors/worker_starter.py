@@ -21,7 +21,6 @@ from ray.exceptions import ActorDiedError, RayError
 from ray.util import list_named_actors
 
 from actors.config import EngineConfig, PoolConfig
-from actors.engines.registry import resolve_engine_name
 from actors.errors import first_line
 from actors.ray_session import NAMESPACE, SLOT_PREFIX, RaySession, worker_name
 from actors.worker.worker import Worker
@@ -127,10 +126,11 @@ class WorkerStarter:
 
 
 def resources_of_worker(config: PoolConfig) -> tuple[float, float]:
-    """CPUs and GPUs that one worker claims from Ray."""
+    """CPUs and GPUs that one worker claims from Ray. Its engine is decided by then (`actors.engine_choice`)."""
+    assert config.engine != "auto", "the engine of a pool is decided before its workers are started"
     gpus = config.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if resolve_engine_name(config) in GPU_ENGINES else 0.0
+        gpus = 1.0 if config.engine in GPU_ENGINES else 0.0
     return config.cpus_per_worker, gpus
 
 

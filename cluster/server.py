@@ -25,16 +25,17 @@ from actors.errors import ConfigurationError, ModelError, first_line
 from actors.ray_session import NAMESPACE, ensure_ray
 from actors.request.prompt import PromptEncoder
 from cluster.bounded import ClusterSilent, call_within
+from cluster.config import APP_NAME
 from cluster.deploy_status import FAILED, cause
+from cluster.ending import end_application
 from serve_app.config import ListenConfig, LiveSettings, ModelConfig, ServeConfig
 from serve_app.edge.keys_file import load_keys
 from serve_app.edge.proxy import use_in_proxies
 from serve_app.models.text import ModelText
-from serve_app.serving.pool_names import holder_name, holders_of
+from serve_app.serving.pool_names import holder_name
 
 logger = logging.getLogger(__name__)
 
-APP_NAME = "exlpool"
 POLL_S = 0.2
 ASK_S = 5.0
 ASK_TIMEOUT_S = 30.0
@@ -124,10 +125,7 @@ class OwnServer:
             ray.shutdown()  # everything goes with the private cluster
             return
         with contextlib.suppress(ClusterSilent, RayError):  # a cluster that went away has taken it along
-            call_within(CLOSE_TIMEOUT_S, "delete the application", lambda: serve.delete(APP_NAME))
-            call_within(CLOSE_TIMEOUT_S, "end its pools", _end_pools)
-            if not self._status().applications:
-                call_within(CLOSE_TIMEOUT_S, "end Ray Serve", serve.shutdown)
+            end_application(APP_NAME, timeout_s=CLOSE_TIMEOUT_S)
 
     def _start(self) -> None:
         from serve_app import build_app
@@ -194,16 +192,6 @@ class OwnServer:
                 pool = ray.get(holder.pool.remote(), timeout=ASK_S)
                 found += ray.get(pool.dispatcher.progress.remote(-1), timeout=ASK_S)[1]
         return tuple(found)
-
-
-def _end_pools() -> None:
-    """At once: a pool whose application was deleted would wait a while for an owner."""
-    deadline_s = time.monotonic() + CLOSE_TIMEOUT_S
-    while (holders := holders_of(APP_NAME)) and time.monotonic() < deadline_s:
-        for name in holders:
-            with contextlib.suppress(ValueError, RayError):  # it ends
-                ray.get(ray.get_actor(name, namespace=NAMESPACE).end.remote(), timeout=ASK_S)
-        time.sleep(POLL_S)  # a poll, bounded by the deadline above
 
 
 def _can_chat(model: ModelConfig) -> bool:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from actors.config import PoolConfig, require_form
 from actors.errors import ConfigurationError
+from actors.pool_names import served_pool_name
 from actors.results import Priority
 from actors.wording import setting_error, shown
 
@@ -20,7 +21,6 @@ BUILTIN_NAME = "builtin"
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}")
 ALL_ORIGINS = "*"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
-_POOL_NAME_CHARACTERS = 40
 _OWN_PORTS = {"http": 80, "https": 443}
 _ONE_MODEL = ("models", 0)
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
@@ -57,12 +57,7 @@ class ModelConfig(PoolConfig):
         """The configuration of its pool, whose actors are found by name when whoever started them is gone. `life` tells
         one life of the pool from the next: Ray frees names late."""
         settings = {name: getattr(self, name) for name in PoolConfig.model_fields}
-        return PoolConfig(**{**settings, "name": f"{pool_stem(self.name)}.{life}", "detached": True})
-
-
-def pool_stem(model_name: str) -> str:
-    """What the name of a served model's pool begins with; a mark of the pool's life follows."""
-    return _NOT_IN_A_NAME.sub("-", model_name)[:_POOL_NAME_CHARACTERS]
+        return PoolConfig(**{**settings, "name": served_pool_name(self.name, life), "detached": True})
 
 
 class LiveSettings(_Section):

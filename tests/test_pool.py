@@ -72,6 +72,11 @@ def test_many_at_once_each_get_their_own_and_both_workers_work(pool: Pool) -> No
     assert {result.worker_id.partition("#")[0] for result in results} == {"worker-0", "worker-1"}
 
 
+def test_the_pool_says_on_which_node_each_worker_runs(pool: Pool) -> None:
+    address = ray.util.get_node_ip_address()
+    assert [(worker.node, worker.gpus) for worker in pool.workers()] == [(address, ()), (address, ())]
+
+
 def test_a_stream_is_the_result_in_pieces(pool: Pool) -> None:
     whole = generate(pool, PROMPT, max_new_tokens=15)
     deltas = list(pool.stream(PROMPT, max_new_tokens=15, temperature=0.0))

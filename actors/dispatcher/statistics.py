@@ -12,7 +12,8 @@ from actors.scheduling.statistics import SchedulerStatistics
 class WorkerState:
     """A slot of the pool and the worker in it. `worker_id` is None while none can generate there; `loading` is then
     (stage, done, total) or None, and `failure` says why none ever will. `draining`: it gets nothing more to do, and
-    leaves the pool when it is empty."""
+    leaves the pool when it is empty. `node` is the address of the node on which the worker runs, or ran when it was
+    last heard of (empty: it has not begun yet), and `gpus` the ids of that node's GPUs that are its own."""
 
     slot_name: str
     worker_id: str | None
@@ -24,6 +25,8 @@ class WorkerState:
     generated_tokens: int
     finished_requests: int
     draining: bool = False
+    node: str = ""
+    gpus: tuple[str, ...] = ()
 
     @property
     def state(self) -> str:

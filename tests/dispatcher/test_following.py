@@ -46,6 +46,7 @@ class FakeWorker:
         self.reports = self
         self.end, self.close = Call(), Call()
         self.pauses: list[float] = []
+        self.node, self.gpus = "10.0.0.1", ("2", "3")
         self._lives = 0
         self.begin()
 
@@ -72,7 +73,7 @@ class FakeWorker:
     async def read(self, pause_s: float) -> AsyncIterator[Awaitable[Any]]:
         self.pauses.append(pause_s)
         said = self._said
-        news: Any = Listening(self.worker_id)
+        news: Any = Listening(self.worker_id, node=self.node, gpus=self.gpus)
         while True:
             if isinstance(news, Exception):
                 raise news
@@ -135,6 +136,17 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
         task = group.create_task(made.follower.follow())
         yield made
         task.cancel()
+
+
+async def test_where_a_worker_runs_is_known_before_it_is_loaded_and_changes_with_its_life(rig: Rig) -> None:
+    await rig.heard()
+    state = rig.slot.state(0)
+    assert (state.state, state.node, state.gpus) == ("starting", "10.0.0.1", ("2", "3"))
+    rig.worker.node, rig.worker.gpus = "10.0.0.2", ("0", "1")
+    rig.worker.die()
+    await rig.heard()
+    state = rig.slot.state(0)
+    assert (state.node, state.gpus) == ("10.0.0.2", ("0", "1"))
 
 
 async def test_a_worker_that_dies_again_waits_ever_longer_and_comes_up_on_trial(rig: Rig) -> None:

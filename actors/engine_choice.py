@@ -1,0 +1,149 @@
+"""Which engine the workers of a pool run, decided once, before the first of them is started.
+
+The machine that decides may be a head without a GPU, without exllamav2 and without the model. So an engine that the
+configuration names is believed, and for `auto` the model's weights and the cluster's nodes are asked. All workers get
+the same answer, in their configuration: none of them falls back to another engine by itself. One whose node lacks what
+its engine needs says so, with the name of the node (`actors.worker.worker`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.builtin_model import builtin_model_path
+from actors.config import PoolConfig
+from actors.engines.model_dir import ModelDirectory, inspect_model_dir
+from actors.engines.registry import choose_engine, require_readable_by_cpu
+from actors.errors import ConfigurationError, ModelError
+from actors.ray_session import own_node_id
+
+C = TypeVar("C", bound=PoolConfig)
+
+LOOK_TIMEOUT_S = 60.0
+"""For nodes to look at a model directory: each starts a process for it."""
+MAX_ASKED = 16
+"""So many nodes with GPUs are asked, and so many others."""
+
+
+def decide_engine(config: C) -> C:
+    """The configuration with its engine named. For `auto` the weights decide, and for unquantised ones whether the
+    cluster has GPUs, or could have (`actors.engines.registry.choose_engine`). What was `auto` still counts as not set,
+    so that it is decided anew for another model.
+
+    :raises ModelError: no engine reads the model, none is left without a GPU, or no node has the model.
+    :raises ConfigurationError: the engine needs a GPU and `gpus_per_worker` is 0.
+    """
+    if config.engine == "auto":
+        model = find_model(config)
+        gpus = config.gpus_per_worker != 0 and cluster_has_gpus()
+        decided = with_engine(config, choose_engine(model, builtin=config.model is None, gpus=gpus))
+        if decided.engine == "exllamav2" and config.gpus_per_worker != 0 and not gpus:
+            raise ModelError(
+                f"{model.path} ({model.kind}) is to run on ExLlamaV2, which needs an NVIDIA GPU, and no node of the "
+                "cluster has one: add such a node, or use unquantised weights with `engine: cpu`."
+            )
+    else:
+        decided = config
+        if config.engine == "cpu":
+            _refuse_quantised(config)
+    if decided.engine == "exllamav2" and config.gpus_per_worker == 0:
+        raise ConfigurationError(
+            "ExLlamaV2 needs a GPU, and with `gpus_per_worker` 0 its workers have none: leave it out, or use "
+            "unquantised weights with `engine: cpu`.",
+            param="gpus_per_worker",
+        )
+    return decided
+
+
+def with_engine(config: C, engine: str) -> C:
+    """The configuration with an engine that was decided for it, not set by its user."""
+    decided = config.model_copy(update={"engine": engine})
+    decided.model_fields_set.discard("engine")
+    return decided
+
+
+def find_model(config: PoolConfig) -> ModelDirectory:
+    """What the model directory holds: this machine's, and where that is not usable the first one of another node's.
+
+    :raises ModelError: no node has a usable one.
+    """
+    path = config.model or builtin_model_path()
+    try:
+        return inspect_model_dir(path)
+    except ModelError:
+        nodes = list(_other_nodes())
+        found = next(filter(None, _looks_of(nodes, path)), None)
+        if found is not None:
+            return found
+        if not nodes or path.exists():
+            raise
+    asked = ", ".join(str(node["NodeManagerAddress"]) for node in nodes[:3]) + (", ..." if len(nodes) > 3 else "")
+    raise ModelError(
+        f"There is no model directory {path}, neither here nor on another node ({asked}): "
+        "put it at the same path of every node that is to run workers."
+    )
+
+
+def cluster_has_gpus() -> bool:
+    """Whether a node has GPUs, or one could have that the autoscaler may add, as far as Ray tells."""
+    return any(node["Resources"].get("GPU", 0.0) > 0.0 for node in _nodes()) or _autoscaler_has_gpus()
+
+
+def _autoscaler_has_gpus() -> bool:
+    try:
+        from ray._private.state import state
+
+        most = state.get_max_resources_from_cluster_config()
+    except (ImportError, AttributeError, RayError):  # no public part of Ray; without it only nodes count
+        return False
+    return bool(most and most.get("GPU"))
+
+
+def _refuse_quantised(config: PoolConfig) -> None:
+    """As far as this machine can see: where it has no such directory, or half of one, the workers will say."""
+    try:
+        model = inspect_model_dir(config.model or builtin_model_path())
+    except ModelError:
+        return
+    require_readable_by_cpu(model)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]
+
+
+def _other_nodes() -> Iterator[dict[str, Any]]:
+    """Those with GPUs first, since workers are likely to run there."""
+    others = [node for node in _nodes() if node["NodeID"] != own_node_id()]
+    with_gpus = [node for node in others if node["Resources"].get("GPU", 0.0) > 0.0]
+    yield from with_gpus[:MAX_ASKED]
+    yield from [node for node in others if node not in with_gpus][:MAX_ASKED]
+
+
+def _looks_of(nodes: list[dict[str, Any]], path: Path) -> Iterator[ModelDirectory | None]:
+    """What these nodes find at a path, in their order; None for one that finds nothing usable or cannot be asked."""
+    looks = []
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        looks.append(ray.remote(_look).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(path))
+    deadline_s = time.monotonic() + LOOK_TIMEOUT_S
+    for pending in looks:
+        try:
+            yield ray.get(pending, timeout=max(deadline_s - time.monotonic(), 0.0))
+        except RayError:  # that of a timeout too
+            yield None
+
+
+def _look(path: Path) -> ModelDirectory | None:
+    try:
+        return inspect_model_dir(path)
+    except ModelError:
+        return None
