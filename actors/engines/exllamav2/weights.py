@@ -71,8 +71,8 @@ def load_weights(config: EngineConfig, path: Path, progress: ProgressCallback) -
     directory = inspect_model_dir(path)
     if not torch.cuda.is_available():
         raise ModelError(
-            "ExLlamaV2 needs an NVIDIA GPU and torch with CUDA, and this process sees none: `exlpool doctor` says what is "
-            "missing on this machine."
+            "ExLlamaV2 needs an NVIDIA GPU and torch with CUDA, and this process sees none: `exlpool doctor` says "
+            "what is missing on this machine."
         )
     if config.exllamav2.tensor_parallel and directory.kind is not WeightKind.EXL2:
         raise ModelError(

@@ -96,6 +96,10 @@ def test_a_file_names_the_models(exlpool: Exlpool, monkeypatch: pytest.MonkeyPat
     done = exlpool("doctor", "--config", served)
     assert done.status == 0, done.out
     assert " ".join(done.out.split()).count("GB of weights") == 4
+    served.write_text("model: /models/a\ncache_tokens: 8192\nname: mine\nport: 9000\nhttp: {port: 9000}\n")
+    assert exlpool("doctor", "--config", served).status == 0
+    served.write_text("applications: []\n")
+    assert "exlpool deploy" in plain(exlpool("doctor", "--config", served).err)
     served.write_text("modles: []\n")
     done = exlpool("doctor", "--config", served)
     assert done.status == 2

@@ -18,6 +18,7 @@ from cluster.doctor.gather import read_model
 from cluster.doctor.judge import all_good, judge_cluster, judge_machine, judge_node
 from cluster.doctor.judge_model import judge_memory
 from cluster.doctor.memory import memory_need, scratch_bytes
+from cluster.doctor.wanted import Wanted
 from tests.cluster.doctor.machines import GB, GOOD, GPU, HEAD, MODEL, wanted, with_gpus
 from tests.cluster.doctor.test_judge import bad, node
 
@@ -183,3 +184,8 @@ def test_the_built_in_model_is_read_from_its_files(tmp_path: Path) -> None:
     assert (model.error, model.kind, model.config["num_key_value_heads"]) == (None, "unquantised", 2)
     assert memory_need(PoolConfig(), model, None, 1) is not None
     assert "no config.json" in str(read_model(tmp_path).error)
+
+
+def test_wanted_paths_are_those_of_the_pools(tmp_path: Path) -> None:
+    pools = (PoolConfig(model=tmp_path), PoolConfig(), PoolConfig(model=tmp_path))
+    assert Wanted("0", MODEL, pools=pools).model_paths == (str(tmp_path),)
