@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cluster.doctor.facts import Machine
 from cluster.doctor.findings import Finding, Level, missing, ok, warning
-from cluster.doctor.judge_driver import judge_driver, judge_ray_gpus, no_gpu, unused_gpu, visible_gpus
+from cluster.doctor.judge_driver import judge_driver, judge_ray_gpus, no_gpu, unused_gpu
 from cluster.doctor.judge_libraries import judge_libraries, judge_torch_for_cpus
 from cluster.doctor.judge_model import judge_models, needs_gpu_worker
 from cluster.doctor.judge_system import judge_system, judge_variables
@@ -72,7 +72,7 @@ def _judge(machine: Machine, wanted: Wanted, *, gpu_required: bool) -> tuple[Fin
         driver = judge_driver(machine)
         usable = all_good(driver)
         findings += (*driver, *judge_libraries(machine, gpus_usable=usable))
-        gpus = visible_gpus(machine) if usable else ()
+        gpus = machine.visible_gpus if usable else ()
         return (*findings, *judge_models(machine, wanted, gpus))
     there = machine.nvidia.hardware > 0 and not gpu_required
     gpu = unused_gpu(machine) if there else no_gpu(wanted=gpu_required)

@@ -180,6 +180,12 @@ def test_nothing_of_a_gpu_is_missing_where_none_is_wanted(machine: Machine) -> N
     assert all_good(judge_machine(machine, wanted(gpu=False)))
 
 
+def test_a_machine_whose_gpus_are_hidden_is_one_for_cpus() -> None:
+    findings = judge_machine(replace(GOOD, visible_devices=""), wanted())
+    assert bad(findings) == []
+    assert any("hidden by CUDA_VISIBLE_DEVICES" in finding.told for finding in findings)
+
+
 def test_a_container_without_the_host_s_gpu_is_one_for_cpus() -> None:
     container = replace(HEAD, nvidia=replace(NVIDIA, driver=None, gpus=(), cuda=None))
     (found,) = bad(judge_machine(container, wanted()))
