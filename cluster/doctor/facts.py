@@ -126,7 +126,7 @@ class Model:
 @dataclass(frozen=True, slots=True)
 class System:
     memory_bytes: int
-    shm_free_bytes: int | None
+    shm_bytes: int | None
     open_files: int
     loopback_error: str | None
     temp_dir_error: str | None

@@ -39,9 +39,9 @@ class Wanted:
             return self.gpu and (nvidia.hardware > 0 or nvidia.driver is not None)
         if nvidia.gpus:
             return bool(machine.visible_gpus)
-        return (
-            nvidia.driver is not None or nvidia.error is not None or (nvidia.hardware > 0 and not nvidia.kernel_driver)
-        )
+        if nvidia.driver is not None or nvidia.error is not None:
+            return True
+        return nvidia.hardware > 0 and nvidia.kernel_driver is None
 
 
 def model_of(path: Path | None, machine: Machine, wanted: Wanted) -> Model:

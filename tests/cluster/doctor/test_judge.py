@@ -132,7 +132,7 @@ def test_what_is_missing_is_one_finding(what: str) -> None:
 
 
 WARNINGS: dict[str, tuple[Machine, str, str]] = {
-    "small shared memory": (system(shm_free_bytes=64 * 1024**2), "shared memory", "--shm-size=10gb"),
+    "small shared memory": (system(shm_bytes=64 * 1024**2), "shared memory", "--shm-size=10gb"),
     "few open files": (system(open_files=1024), "open files", "ulimit"),
     "some GPUs unseen": (torch(gpus_seen=1), "torch", "nvidia-smi"),
     "extension to build": (to_build(), "exllamav2", "import exllamav2"),
@@ -324,6 +324,6 @@ def test_a_cluster_without_a_gpu_is_good_unless_one_is_wanted() -> None:
 
 def test_memory_that_the_object_store_needs_is_that_of_ray() -> None:
     """Above 10 GB Ray makes its store no larger than shared memory, below it does not look."""
-    assert bad(judge_machine(system(memory_bytes=1024 * GB, shm_free_bytes=11 * GB), wanted())) == []
-    assert len(bad(judge_machine(system(memory_bytes=1024 * GB, shm_free_bytes=9 * 10**9), wanted()))) == 1
-    assert bad(judge_machine(system(memory_bytes=8 * GB, shm_free_bytes=3 * GB), wanted())) == []
+    assert bad(judge_machine(system(memory_bytes=1024 * GB, shm_bytes=11 * GB), wanted())) == []
+    assert len(bad(judge_machine(system(memory_bytes=1024 * GB, shm_bytes=9 * 10**9), wanted()))) == 1
+    assert bad(judge_machine(system(memory_bytes=8 * GB, shm_bytes=3 * GB), wanted())) == []
