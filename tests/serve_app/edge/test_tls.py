@@ -10,6 +10,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from actors.errors import ConfigurationError
 from serve_app.config import ListenConfig, serve_config
@@ -60,6 +66,14 @@ async def test_one_that_ends_answers_who_is_waiting_and_waits_for_nobody_who_doe
                 assert silent.recv(1) == b""
 
 
+def with_passphrase(key: Path) -> Path:
+    """For which OpenSSL would ask at the terminal."""
+    locked = key.with_name("locked.pem")
+    made = load_pem_private_key(key.read_bytes(), None)
+    locked.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
+    return locked
+
+
 def test_files_that_do_not_do_are_told(files: CertificateFiles, tmp_path: Path) -> None:
     other = make_certificate(tmp_path)
     empty = tmp_path / "empty.pem"
@@ -70,6 +84,7 @@ def test_files_that_do_not_do_are_told(files: CertificateFiles, tmp_path: Path) 
         ({"tls_certificate": files.certificate, "tls_key": other.key}, "key values mismatch"),
         ({"tls_certificate": empty, "tls_key": files.key}, "cannot be used: "),
         ({"tls_certificate": files.certificate, "tls_key": files.certificate}, "cannot be used: "),
+        ({"tls_certificate": files.certificate, "tls_key": with_passphrase(files.key)}, "cannot be used: "),
     ]
     for settings, words in wrong:
         with pytest.raises(ConfigurationError, match=words) as caught:
