@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import logging
 import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -51,30 +52,37 @@ class OwnServer:
     """Models behind HTTP, from `with` to its end. Nothing of it is left afterwards."""
 
     def __init__(
-        self, config: ServeConfig, *, host: str, port: int, address: str | None = None, progress: Progress | None = None
+        self,
+        config: ServeConfig,
+        *,
+        listen: ListenConfig,
+        address: str | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """:raises ConfigurationError: the port is taken, the keys file is wrong, or strangers could ask without a key.
+        """:raises ConfigurationError: the port is taken, a file is wrong, or strangers could ask without a key.
         :raises ModelError: a model cannot be served; it names which."""
-        check_exposure(config, host)
-        _require_free_port(host, port)
+        check_exposure(config, listen.host)
+        listen.require_tls_files()
+        _require_free_port(listen.host, listen.port)
         if config.keys_file is not None:
             load_keys(config.keys_file)
         self._chats = {model.name: _can_chat(model) for model in config.models}
         replicas = config.fronts.min_replicas
         own_listener = {
-            "listen": ListenConfig(host=host, port=port),
+            "listen": listen,
             "fronts": config.fronts.model_copy(update={"max_replicas": replicas}),
             "drain_s": min(config.drain_s, DRAIN_S),
         }
-        self._config, self._host, self._port = config.model_copy(update=own_listener), host, port
+        self._config, self._listen = config.model_copy(update=own_listener), listen
         self._address, self._progress = address, progress
         self._owns_ray = False
         self._told: str = ApplicationStatus.RUNNING
 
     @property
     def url(self) -> str:
-        host = "127.0.0.1" if ipaddress.ip_address(self._host).is_unspecified else self._host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+        host = self._listen.host
+        host = "127.0.0.1" if ipaddress.ip_address(host).is_unspecified else host
+        return f"{self._listen.scheme}://{f'[{host}]' if ':' in host else host}:{self._listen.port}"
 
     def chats(self, model: str) -> bool:
         """Whether a model answers messages: others only continue a text."""
@@ -210,8 +218,11 @@ def _can_chat(model: ModelConfig) -> bool:
 
 def _refusal(url: str) -> str | None:
     """Why the front is not ready; None: it is."""
+    certificate_of_any = ssl.create_default_context()  # it is our own, and may be for the name that others use
+    certificate_of_any.check_hostname, certificate_of_any.verify_mode = False, ssl.CERT_NONE
+    handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=certificate_of_any)
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=ASK_S):
+        with urllib.request.build_opener(*handlers).open(url, timeout=ASK_S):
             return None
     except urllib.error.HTTPError as error:
         with error:
