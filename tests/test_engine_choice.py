@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
-from actors import engine_choice
+from actors import engine_choice, ray_nodes
 from actors.config import PoolConfig, pool_config
 from actors.engine_choice import cluster_has_gpus, decide_engine
 from actors.engines import registry
@@ -36,8 +37,8 @@ def node(name: str, gpus: float = 0.0, *, alive: bool = True) -> dict[str, Any]:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Its nodes; this process is on the first one, which has no GPU and no exllamav2."""
     nodes = [node("1")]
-    monkeypatch.setattr(engine_choice.ray, "nodes", lambda: nodes)
-    monkeypatch.setattr(engine_choice, "own_node_id", lambda: "1")
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray_nodes, "own_node_id", lambda: "1")
     monkeypatch.setattr(engine_choice, "_autoscaler_has_gpus", lambda: False)
     monkeypatch.setattr(registry, "exllamav2_installed", lambda: False)
     monkeypatch.setattr(registry, "gpu_visible", lambda: False)
@@ -106,16 +107,16 @@ def test_a_model_that_is_elsewhere_is_looked_at_there_on_nodes_with_gpus_first(
     cluster += [node("2"), node("3", gpus=1), node("4", alive=False)]
     asked: list[str] = []
 
-    def looks_of(nodes: list[dict[str, Any]], path: Path) -> Any:
+    def asked_of(nodes: list[dict[str, Any]], look: Any, path: Path) -> Any:
         assert path == tmp_path / "elsewhere"
         for each in nodes:
             asked.append(each["NodeID"])
-            yield registry.inspect_model_dir(exl2) if each["NodeID"] == "2" else None
+            yield look(exl2) if each["NodeID"] == "2" else None
 
-    monkeypatch.setattr(engine_choice, "_looks_of", looks_of)
+    monkeypatch.setattr(engine_choice, "asked_of", asked_of)
     assert decided(model=tmp_path / "elsewhere") == ("exllamav2", 1.0)
     assert asked == ["3", "2"]
-    monkeypatch.setattr(engine_choice, "_looks_of", lambda nodes, path: iter([None, None]))
+    monkeypatch.setattr(engine_choice, "asked_of", lambda nodes, look, path: iter([None, None]))
     with pytest.raises(ModelError, match=r"neither here nor on another node \(10\.0\.0\.3, 10\.0\.0\.2\)"):
         decided(model=tmp_path / "elsewhere")
 

@@ -92,6 +92,21 @@ async def test_a_worker_that_does_not_send_is_passed_over(tmp_path: Path, monkey
     assert (await read(welcome(tmp_path, Silent(), Sender())))[1] == DIGEST
 
 
+async def test_while_there_is_no_worker_another_node_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "other_nodes", lambda: ["first", "second"])
+    found = {"first": None, "second": read_files(BUILT_IN)}
+    monkeypatch.setattr(module, "asked_of", lambda nodes, look, path: (found[node] for node in nodes))
+    assert (await read(welcome(tmp_path)))[1] == DIGEST
+    with pytest.raises(NoHealthyWorker):
+        await read(welcome(tmp_path, digest="another"))
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "other_nodes", list)
+
+
+@pytest.mark.usefixtures("alone")
 async def test_where_nobody_sends_the_front_does_not_open(tmp_path: Path) -> None:
     with pytest.raises(NoHealthyWorker, match="is not on node"):
         await read(welcome(tmp_path))
