@@ -83,7 +83,7 @@ def ensure_ray(address: str | None) -> bool:
     """
     if ray.is_initialized():
         return False
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    target = _target(address)
     if target == "local":
         require_temp_dir()
         use_tokens(not tokens_forbidden())
@@ -103,6 +103,15 @@ def ensure_ray(address: str | None) -> bool:
         what = "start a private Ray cluster" if target == "local" else f"connect to a Ray cluster at {target!r}"
         raise ConfigurationError(f"Cannot {what}: {first_line(error)}") from error
     return True
+
+
+def starts_private_cluster(address: str | None) -> bool:
+    """Whether `ensure_ray` would start one: then all workers run on this machine."""
+    return not ray.is_initialized() and _target(address) == "local"
+
+
+def _target(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def open_stream(method: Any, *arguments: Any) -> Any:
