@@ -76,7 +76,7 @@ def serving(mark: str, *arguments: str) -> Iterator[Command]:
 def test_it_serves_until_ctrl_c_and_leaves_nothing(mark: str, eventually: Callable[..., None], tmp_path: Path) -> None:
     settings = tmp_path / "multi.yaml"
     settings.write_text(
-        "models:\n- {name: sim, engine: simulated, workers: 2, cpus_per_worker: 0.5}\n"
+        "models:\n- {name: sim, engine: simulated, workers: 2, wait_for: all, cpus_per_worker: 0.5}\n"
         "- {name: other, engine: simulated, cpus_per_worker: 0.1}\n"
     )
     with serving(mark, "--config", str(settings)) as command:
