@@ -26,7 +26,7 @@ from actors import ExlpoolError, Pool, pool_config
 from actors.builtin_model import builtin_model_path
 from actors.engine_choice import decide_engine
 from actors.ray_session import NAMESPACE, prepare_private_cluster
-from actors.worker_starter import resources_of_worker
+from actors.worker_starter import claim_of_worker
 from cluster.server import APP_NAME, _has_template
 from serve_app.config import ModelConfig
 from serve_app.models.served import ServedModel
@@ -89,7 +89,7 @@ def failure(**settings: Any) -> str:
 def decided(model: Path, **settings: Any) -> tuple[str, float]:
     """The engine of workers, and the GPUs of each."""
     config = decide_engine(pool_config(model=model, **settings))
-    return config.engine, resources_of_worker(config)[1]
+    return config.engine, claim_of_worker(config).gpus
 
 
 def asked(pool: Pool) -> dict[str, int]:

@@ -13,7 +13,7 @@ from actors.config import PoolConfig, pool_config
 from actors.engine_choice import cluster_has_gpus, decide_engine
 from actors.engines import registry
 from actors.errors import ConfigurationError, ModelError
-from actors.worker_starter import resources_of_worker
+from actors.worker_starter import claim_of_worker
 from serve_app.config import ModelConfig
 from tests.engines.model_files import HALF, WORDS, write_model
 
@@ -47,7 +47,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def decided(**settings: Any) -> tuple[str, float]:
     config = decide_engine(pool_config(**settings))
-    return config.engine, resources_of_worker(config)[1]
+    return config.engine, claim_of_worker(config).gpus
 
 
 def test_an_engine_that_is_named_is_believed(cluster: list[dict[str, Any]], tmp_path: Path, plain: Path) -> None:

@@ -56,7 +56,7 @@ class Front:
         self.encoder = encoder
         self._welcome = welcome
         self._patient = patient
-        self._places = DispatcherLink(self.front_id, dispatcher)
+        self._places = DispatcherLink(self.front_id, dispatcher, welcome.pool)
         self._links: dict[str, WorkerLink] = {}
         self._handles = WorkerHandles(welcome.pool, welcome.workers)
         self._next_ticket = 1

@@ -72,6 +72,8 @@ class Worker:
     def __init__(self, slot_name: str, config: EngineConfig) -> None:
         self._worker_id = f"{slot_name}#{secrets.token_hex(4)}"
         self._listening = Listening(self._worker_id, own_node_id(), own_node(), own_gpus())
+        if not self._listening.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all of them to who has claimed none
         self._loop = asyncio.get_running_loop()
         self._supervisor = Supervisor(f"worker {self._worker_id}")
         self._streams = OutputStreams()

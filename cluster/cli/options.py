@@ -6,19 +6,25 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from actors import ConfigurationError, PoolConfig, load_config, pool_config
+from actors import ConfigurationError, Pool, PoolConfig, load_config, pool_config
 from actors.config import read_settings
 from actors.sampling import sampling_params
+from actors.script.starting import ProgressCallback
 from cluster.cli.sources import require_utf8
 
 Config = Annotated[Path | None, typer.Option(help="YAML file with settings of the pool; options go before it.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Text that ends a completion; may be given several times.")]
+Running = Annotated[
+    str | None,
+    typer.Option("--pool", help="Name of a pool that runs, or of a served model: use it instead of starting one."),
+]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to use; none: RAY_ADDRESS, else a private one on this machine.")
 ]
@@ -43,18 +49,36 @@ class PoolOptions(WorkerOptions):
     """A pool that a command starts for itself: its workers, and where they run."""
 
     config: Config = None
+    running: Running = None
     address: Address = None
 
-    def settings(self) -> PoolConfig:
-        """From the file, single options, or both, where single options win.
+    def settings(self) -> PoolConfig | None:
+        """From the file, single options, or both, where single options win; None: the pool runs already.
 
         :raises ConfigurationError: in one sentence what is wrong.
         """
         chosen = given(self)
         chosen.pop("address", None)
+        if chosen.pop("running", None) is not None:
+            if chosen:
+                told = " and ".join(f"--{name.replace('_', '-')}" for name in chosen)
+                raise ConfigurationError(f"--pool uses a pool as it runs: leave {told} out.", param=min(chosen))
+            return None
         file = chosen.pop("config", None)
         from_file = {} if file is None else _pool_file(file)
         return pool_config(**{**from_file, **chosen})
+
+
+@contextmanager
+def opened_pool(options: PoolOptions, settings: PoolConfig | None, progress: ProgressCallback) -> Iterator[Pool]:
+    """The pool that `options` name, or one with these settings for as long as the `with` block lasts."""
+    if settings is None:
+        assert options.running is not None
+        found = Pool.connect(options.running, address=options.address)
+    else:
+        found = Pool.start(config=settings, address=options.address, progress=progress)
+    with found:
+        yield found
 
 
 def _pool_file(file: Path) -> dict[str, Any]:
