@@ -7,15 +7,14 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from actors import ConfigurationError
-from actors.config import naming, read_settings
 from cluster.cli import options as opt
 from cluster.cli.console import errors, loading
 from cluster.cli.keys import keys_app
+from cluster.cli.settings import serve_settings
 
 if TYPE_CHECKING:
     from cluster.server import OwnServer
@@ -63,8 +62,8 @@ def serve(
         remote_without_keys=remote_without_keys or None,
         log_content=log_content or None,
     )
-    settings = _settings(config, chosen)
-    listen = settings.listen or ListenConfig()
+    settings, http = serve_settings(config, chosen)
+    listen = settings.listen or ListenConfig(**{name: http[name] for name in ("host", "port") if name in http})
     with contextlib.ExitStack() as stack:
         with loading() as progress:
             server = OwnServer(
@@ -75,29 +74,6 @@ def serve(
         while True:
             time.sleep(WATCH_INTERVAL_S)  # until a signal, or until there is nothing left to serve with
             server.watch()
-
-
-def _settings(file: Path | None, chosen: dict[str, Any]) -> ServeConfig:
-    """What the file and the command line say together; the latter wins.
-
-    :raises ConfigurationError: in one sentence what is wrong, or does not go together.
-    """
-    from serve_app.config import ModelConfig, serve_config
-
-    if file is None:
-        return serve_config(**chosen)
-    from_file = read_settings(file)
-    if "applications" in from_file:
-        raise ConfigurationError(f"{file} has `applications`, so it is for `exlpool deploy`.")
-    with naming(file):
-        serve_config(**from_file)
-    of_a_model = [f"--{name.replace('_', '-')}" for name in chosen if name in ModelConfig.model_fields]
-    if "models" in from_file and of_a_model:
-        verb = "does" if len(of_a_model) == 1 else "do"
-        raise ConfigurationError(
-            f"{' and '.join(of_a_model)} {verb} not go with {file}, which lists `models`: set it there for each."
-        )
-    return serve_config(**{**from_file, **chosen})
 
 
 def deploy(
