@@ -1,6 +1,7 @@
 """The Ray cluster that `exlpool up` starts on this machine where none runs: it stays until `exlpool down`.
 
-Everything of it listens on this machine's own address, and asks for Ray's token. What is written down of it is enough
+Its dashboard listens on this machine only. Ray has no way to have all else do so, so what it has to be asked with is
+the token that Ray keeps in the home directory. What is written down of it is enough
 to end exactly this one: `ray stop` would end everybody's.
 """
 
@@ -100,7 +101,7 @@ def end(cluster: OwnCluster) -> None:
 
 def _start_head(log: Path, port: int, dashboard: int, client: int) -> int:
     """The process id of a head that runs in the background."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address", HOST]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     options = ["--port", port, "--dashboard-host", HOST, "--dashboard-port", dashboard]
     options += ["--ray-client-server-port", client, "--dashboard-agent-listen-port", 0, "--metrics-export-port", 0]
     environment = {**PRIVATE_CLUSTER, **os.environ}
