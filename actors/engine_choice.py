@@ -8,28 +8,18 @@ its engine needs says so, with the name of the node (`actors.worker.worker`).
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.builtin_model import builtin_model_path
 from actors.config import PoolConfig
 from actors.engines.model_dir import ModelDirectory, inspect_model_dir
 from actors.engines.registry import choose_engine, require_readable_by_cpu
 from actors.errors import ConfigurationError, ModelError
-from actors.ray_session import own_node_id
+from actors.ray_nodes import alive_nodes, asked_of, gpus_of, other_nodes
 
 C = TypeVar("C", bound=PoolConfig)
-
-LOOK_TIMEOUT_S = 60.0
-"""For nodes to look at a model directory: each starts a process for it."""
-MAX_ASKED = 16
-"""So many nodes with GPUs are asked, and so many others."""
 
 
 def decide_engine(config: C) -> C:
@@ -78,8 +68,8 @@ def find_model(config: PoolConfig) -> ModelDirectory:
     try:
         return inspect_model_dir(path)
     except ModelError:
-        nodes = list(_other_nodes())
-        found = next(filter(None, _looks_of(nodes, path)), None)
+        nodes = other_nodes()
+        found = next(filter(None, asked_of(nodes, inspect_model_dir, path)), None)
         if found is not None:
             return found
         if not nodes or path.exists():
@@ -93,7 +83,7 @@ def find_model(config: PoolConfig) -> ModelDirectory:
 
 def cluster_has_gpus() -> bool:
     """Whether a node has GPUs, or one could have that the autoscaler may add, as far as Ray tells."""
-    return any(node["Resources"].get("GPU", 0.0) > 0.0 for node in _nodes()) or _autoscaler_has_gpus()
+    return any(map(gpus_of, alive_nodes())) or _autoscaler_has_gpus()
 
 
 def _autoscaler_has_gpus() -> bool:
@@ -113,37 +103,3 @@ def _refuse_quantised(config: PoolConfig) -> None:
     except ModelError:
         return
     require_readable_by_cpu(model)
-
-
-def _nodes() -> list[dict[str, Any]]:
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"]]
-
-
-def _other_nodes() -> Iterator[dict[str, Any]]:
-    """Those with GPUs first, since workers are likely to run there."""
-    others = [node for node in _nodes() if node["NodeID"] != own_node_id()]
-    with_gpus = [node for node in others if node["Resources"].get("GPU", 0.0) > 0.0]
-    yield from with_gpus[:MAX_ASKED]
-    yield from [node for node in others if node not in with_gpus][:MAX_ASKED]
-
-
-def _looks_of(nodes: list[dict[str, Any]], path: Path) -> Iterator[ModelDirectory | None]:
-    """What these nodes find at a path, in their order; None for one that finds nothing usable or cannot be asked."""
-    looks = []
-    for node in nodes:
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        looks.append(ray.remote(_look).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(path))
-    deadline_s = time.monotonic() + LOOK_TIMEOUT_S
-    for pending in looks:
-        try:
-            yield ray.get(pending, timeout=max(deadline_s - time.monotonic(), 0.0))
-        except RayError:  # that of a timeout too
-            yield None
-
-
-def _look(path: Path) -> ModelDirectory | None:
-    try:
-        return inspect_model_dir(path)
-    except ModelError:
-        return None

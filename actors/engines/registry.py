@@ -11,7 +11,7 @@ from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig, PoolConfig
 from actors.engines.base import Engine
 from actors.engines.model_dir import ModelDirectory, WeightKind, inspect_model_dir
-from actors.errors import ModelError
+from actors.errors import ModelError, first_line
 
 _NVML_LIBRARIES = ("libnvidia-ml.so.1", "nvml.dll")
 
@@ -31,9 +31,19 @@ def create_engine(config: EngineConfig) -> Engine:
 
             return CpuEngine(config)
         case _:
-            from actors.engines.exllamav2 import ExLlamaV2Engine
+            return _make_exllamav2(config)
 
-            return ExLlamaV2Engine(config)
+
+def _make_exllamav2(config: EngineConfig) -> Engine:
+    """Importing the library loads its compiled extension, or builds it, and any of that can fail."""
+    try:
+        from actors.engines.exllamav2 import ExLlamaV2Engine
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ModelError(
+            f"ExLlamaV2 is installed here and cannot be imported ({first_line(error)}): `exlpool doctor` says what is "
+            "missing on this machine and how to get it."
+        ) from error
+    return ExLlamaV2Engine(config)
 
 
 def resolve_engine_name(config: EngineConfig, *, has_gpu: bool | None = None) -> str:
@@ -98,7 +108,7 @@ def _exllamav2(model: ModelDirectory, gpu: bool) -> str:
     if not exllamav2_installed():
         raise ModelError(
             f"{model.path} ({model.kind}) is to run on ExLlamaV2, which is not installed: "
-            f"pip install exlpool[exllamav2]{_alternative(model)}."
+            f"pip install exlpool[exllamav2]{_alternative(model)}; `exlpool doctor` says what else is missing here."
         )
     return "exllamav2"
 

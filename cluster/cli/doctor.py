@@ -10,7 +10,7 @@ import ray
 import typer
 from rich.console import Console
 
-from actors import PoolConfig, pool_config
+from actors import ConfigurationError, PoolConfig, pool_config
 from actors.builtin_model import builtin_model_path
 from actors.config import CacheMode, naming, read_settings
 from actors.ray_session import ensure_ray
@@ -28,7 +28,7 @@ Address = Annotated[
 ]
 Gpu = Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="Is a GPU worker wanted? None: where there is a GPU.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print facts and findings as JSON.")]
-Config = Annotated[Path | None, typer.Option(help="YAML file of a pool, or of a server with models, that is to run.")]
+Config = Annotated[Path | None, typer.Option(help="YAML file of a pool or deployment that is to run.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +58,18 @@ class ModelOptions:
 
 
 def _pools_of(settings: dict[str, Any], chosen: dict[str, Any]) -> tuple[PoolConfig, ...]:
-    """Of a file for `exlpool serve`, which may have several models, or for a pool."""
-    from serve_app.config import ServeConfig, serve_config
+    """Of a file for a pool, or of one for `exlpool serve` or `exlpool up`, which may have several models."""
+    from cluster.config import cluster_config
+    from serve_app.config import ListenConfig
 
-    if not settings.keys() <= PoolConfig.model_fields.keys():
-        served: ServeConfig = serve_config(**settings)
-        return tuple(pool_config(**{**_pool_fields(model), **chosen}) for model in served.models)
-    return (pool_config(**{**settings, **chosen}),)
+    if "applications" in settings:
+        raise ConfigurationError("it has `applications`, so it is for `exlpool deploy`: name its model with --model.")
+    if settings.keys() <= PoolConfig.model_fields.keys():
+        return (pool_config(**{**settings, **chosen}),)
+    served = cluster_config(
+        **{name: value for name, value in settings.items() if name not in ListenConfig.model_fields}
+    )
+    return tuple(pool_config(**{**_pool_fields(model), **chosen}) for model in served.models)
 
 
 def _pool_fields(model: PoolConfig) -> dict[str, Any]:

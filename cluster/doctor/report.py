@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +15,7 @@ from cluster.doctor.facts import Machine
 from cluster.doctor.findings import Finding, Level
 from cluster.doctor.judge import all_good
 
+_LEVEL_WIDTH = max(map(len, Level))
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.MISSING: "bold red"}
 
 
@@ -29,8 +30,12 @@ class Part:
 
 def print_tables(parts: Sequence[Part], console: Console) -> None:
     for part in parts:
-        console.print(Text(part.name, style="bold"))
-        console.print(_table(part.findings))
+        console.print(Text(part.name, style="bold"), soft_wrap=True)
+        width = max(len(finding.check) for finding in part.findings)
+        for finding in part.findings:
+            console.print(_row(finding, width))
+            if finding.cure:  # as one line however long, since it may hold a command to copy
+                console.print(Text(f"    → {finding.cure}"), soft_wrap=True)
     console.print(_conclusion([finding for part in parts for finding in part.findings]))
 
 
@@ -40,18 +45,13 @@ def as_json(parts: Sequence[Part]) -> str:
     return json.dumps(told, indent=2, ensure_ascii=False)
 
 
-def _table(findings: Sequence[Finding]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for finding in findings:
-        table.add_row(Text(f"  {finding.check}"), Text(finding.level, style=_STYLES[finding.level]), _words(finding))
-    return table
-
-
-def _words(finding: Finding) -> RenderableType:
-    return Group(Text(finding.told), Text(f"→ {finding.cure}")) if finding.cure else Text(finding.told)
+def _row(finding: Finding, width: int) -> Table:
+    row = Table.grid(padding=(0, 2, 0, 0))
+    row.add_column(min_width=width + 2, no_wrap=True)
+    row.add_column(min_width=_LEVEL_WIDTH, no_wrap=True)
+    row.add_column(overflow="fold")
+    row.add_row(Text(f"  {finding.check}"), Text(finding.level, style=_STYLES[finding.level]), Text(finding.told))
+    return row
 
 
 def _conclusion(findings: Sequence[Finding]) -> Text:
