@@ -93,10 +93,9 @@ class Machine:
 
     def processes(self) -> list[psutil.Process]:
         """What runs on it, its first process aside."""
-        try:
-            return psutil.Process(self.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
+        own = _process_namespace(self.pid)
+        others = [process for process in psutil.process_iter() if process.pid != self.pid]
+        return [process for process in others if own is not None and _process_namespace(process.pid) == own]
 
     def kill_processes(self) -> None:
         """kill -9 everything that runs on it; the machine stays, and its address."""
@@ -160,6 +159,14 @@ class Network:
     def _in_switch(self, command: str) -> None:
         inside = ["nsenter", "--target", str(self._switch), "--net", "--"]
         subprocess.run([*inside, "sh", "-ec", command], check=True, timeout=STARTS_WITHIN_S)
+
+
+def _process_namespace(pid: int) -> str | None:
+    """None: there is no such process any more."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return None
 
 
 def _inside(pid: int, cwd: Path | None = None) -> list[str]:

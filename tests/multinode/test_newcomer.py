@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.multinode.machines import Machine, Network
@@ -25,6 +26,7 @@ from tests.multinode.ray_nodes import ROOT
 DOCUMENT = ROOT / "docs" / "cluster.md"
 BLOCK = re.compile(r"<!-- (on|file) (\S+?)(, in a terminal of its own)? -->\n```(\w+)\n(.*?)```", re.DOTALL)
 ENDS_WITHIN_S = 240.0
+INTERRUPTED = 130
 SCP = """#!/bin/sh
 # scp MACHINE:PATH TARGET
 exec cp "$HOMES-${1%%:*}/${1#*:}" "$2"
@@ -93,10 +95,13 @@ class Reader:
 
 
 def interrupt(machine: Machine, process: subprocess.Popen[str]) -> None:
+    """Ctrl-C."""
+    started = {child.pid for child in psutil.Process(process.pid).children()}
     for one in machine.processes():
-        if any(part.endswith("/exlpool") for part in one.cmdline()):
+        if one.pid in started:
             one.send_signal(signal.SIGINT)
     process.communicate(timeout=ENDS_WITHIN_S)
+    assert process.returncode == INTERRUPTED
 
 
 @pytest.fixture
