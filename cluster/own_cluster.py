@@ -58,6 +58,16 @@ def remembered() -> OwnCluster | None:
     return found if found.alive else None
 
 
+def address_of_running(address: str | None) -> str:
+    """What a command connects to that uses what runs: `address`, RAY_ADDRESS, the cluster that was started here, or
+    whichever Ray finds on this machine."""
+    found = address or os.environ.get("RAY_ADDRESS")
+    if found:
+        return found
+    own = remembered()
+    return "auto" if own is None else own.address
+
+
 def start(report: Callable[[OwnCluster], None]) -> OwnCluster:
     """Start one, and wait until its dashboard answers. `report` hears of it as soon as there is something to end.
 
