@@ -71,7 +71,7 @@ def _running_pool(name: str | None, address: str | None) -> Iterator[tuple[Any, 
     """
     from cluster.own_cluster import address_of_running
 
-    owns_ray = ensure_ray(address_of_running(address))
+    owns_ray = ensure_ray(address_of_running(address), quiet=True)
     try:
         yield find_pool(name)
     finally:
