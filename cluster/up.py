@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -141,7 +142,8 @@ def connected(target: str) -> Iterator[Dashboard]:
 
     :raises ConfigurationError: it does not answer, or has no dashboard.
     """
-    owns_ray = ensure_ray(target)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    owns_ray = ensure_ray(target, quiet=True)
     try:
         own = own_cluster.remembered()
         yield Dashboard(own.dashboard if own is not None and own.address == target else dashboard_of(target))

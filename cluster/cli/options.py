@@ -80,7 +80,9 @@ def opened_pool(options: PoolOptions, settings: PoolConfig | None, progress: Pro
     """The pool that `options` name, or one with these settings for as long as the `with` block lasts."""
     if settings is None:
         assert options.running is not None
-        found = Pool.connect(options.running, address=options.address)
+        from cluster.own_cluster import address_of_running
+
+        found = Pool.connect(options.running, address=address_of_running(options.address))
     else:
         found = Pool.start(config=settings, address=options.address, progress=progress)
     with found:
