@@ -155,7 +155,7 @@ class WorkerFollower:
             self._fence(hello.worker_id)
             self._silent_s = 0.0
             self._broken_at_s = None
-            slot.cut_off = False
+            slot.unheard = slot.cut_off = False
             slot.node, slot.gpus = hello.node, hello.gpus
             if slot.life is not None and hello.worker_id != slot.life:
                 await self._another_life(hello.worker_id, died_at_s)
@@ -170,7 +170,7 @@ class WorkerFollower:
         except StopAsyncIteration:
             return
         finally:
-            self._stream = None
+            self._stream, slot.unheard = None, True
             cancel_stream(stream)
 
     def _fence(self, worker_id: str) -> None:

@@ -26,6 +26,10 @@ class Slot:
         self.node = ""
         self.gpus: tuple[str, ...] = ()
         """Where that life runs, and which of the node's GPUs it has."""
+        self.unheard = True
+        """No life says anything at the moment: none has begun, or the last one is over or out of reach."""
+        self.waiting = ""
+        """What the worker waits for before it can begin, as a sentence without subject."""
         self.cut_off = False
         """Nobody hears that life at the moment; it may be well, or over."""
         self.copy: ModelCopy | None = None
@@ -69,6 +73,7 @@ class Slot:
             draining=self.leaving,
             node=self.node,
             gpus=self.gpus,
+            waiting=self.waiting if self.unheard else "",
         )
 
     def __repr__(self) -> str:

@@ -1,5 +1,5 @@
 """Where a front reads the tokenizer and the chat template: in the model's directory on its own node, or, where that has
-none or another one, in what a worker sends of its own."""
+none or another one, in what a worker sends of its own, or another node while there is no worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ray.exceptions import RayError
 
 from actors.errors import ExlpoolError, ModelError, NoHealthyWorker, first_line
 from actors.messages import Welcome
-from actors.model_files.prompt_files import digest_here, digest_of, write_files
+from actors.model_files.prompt_files import digest_here, digest_of, read_files, write_files
+from actors.ray_nodes import asked_of, other_nodes
 from actors.ray_session import RaySession, own_node_name
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ RETRY_AFTER_S = 2.0
 async def prompt_directory(welcome: Welcome, session: RaySession) -> AsyncIterator[str]:
     """A directory with the pool's tokenizer and chat template; it may be gone after the `with` block.
 
-    :raises NoHealthyWorker: this node has none, and no worker sends them.
+    :raises NoHealthyWorker: this node has none, and neither a worker nor another node sends them.
     :raises ModelError: a worker says why it does not.
     """
     wanted = {limits.prompt_files for limits in welcome.limits} - {""}
@@ -36,16 +37,16 @@ async def prompt_directory(welcome: Welcome, session: RaySession) -> AsyncIterat
     if here and (here in wanted or not wanted):
         yield welcome.model_dir
         return
-    files = await _sent_by_a_worker(welcome, wanted, session)
+    files = await _sent(welcome, wanted, session)
     with TemporaryDirectory(prefix="exlpool-tokenizer-") as directory:
         await asyncio.to_thread(write_files, files, Path(directory))
         yield directory
 
 
-async def _sent_by_a_worker(welcome: Welcome, wanted: set[str], session: RaySession) -> dict[str, bytes]:
+async def _sent(welcome: Welcome, wanted: set[str], session: RaySession) -> dict[str, bytes]:
     failure: ExlpoolError = NoHealthyWorker(
-        f"The tokenizer of {welcome.model_dir} is not on node {own_node_name()}, and there is no worker that could "
-        "send it: put the model's files there too, or try again when a worker is up.",
+        f"The tokenizer of {welcome.model_dir} is not on node {own_node_name()}, and nobody sends it: put the model's "
+        "files there too, or try again when a worker is up.",
         retry_after_s=RETRY_AFTER_S,
     )
     for slot_name, worker in welcome.workers.items():
@@ -59,4 +60,12 @@ async def _sent_by_a_worker(welcome: Welcome, wanted: set[str], session: RaySess
         else:
             if not wanted or digest_of(files) in wanted:
                 return files
+    return await asyncio.to_thread(_sent_by_a_node, Path(welcome.model_dir), wanted, failure)
+
+
+def _sent_by_a_node(model_dir: Path, wanted: set[str], failure: ExlpoolError) -> dict[str, bytes]:
+    """Of a pool that sleeps: whoever would wake it needs its tokenizer first."""
+    for files in asked_of(other_nodes(), read_files, model_dir):
+        if files is not None and (not wanted or digest_of(files) in wanted):
+            return files
     raise failure

@@ -29,7 +29,7 @@ from typing import TypeVar
 
 from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
-from actors.errors import FatalEngineError
+from actors.errors import ExlpoolError, FatalEngineError
 from actors.messages import (
     Cancellation,
     GenerationRequest,
@@ -44,13 +44,14 @@ from actors.messages import (
 )
 from actors.model_files.fingerprint import ModelCopy
 from actors.model_files.prompt_files import read_files
-from actors.ray_session import own_gpus, own_node, own_node_id, own_node_name
+from actors.ray_session import own_gpus, own_node, own_node_id
 from actors.supervisor import Supervisor, end_process
+from actors.worker.changes import Changes
 from actors.worker.commands import Cancel, CancelStream, Command, Inspect, StepNews, Stop, Submit
 from actors.worker.engine_jobs import portable
 from actors.worker.engine_process import EngineProcess, start_engine
 from actors.worker.engine_thread import EngineThread
-from actors.worker.model_look import look_at_model, with_digests
+from actors.worker.model_look import ModelLook, here, look_at_model, with_digests
 from actors.worker.output_stream import HEARTBEAT_S, OutputStreams
 from actors.worker.step_reports import ReportBuilder
 
@@ -71,6 +72,8 @@ class Worker:
     def __init__(self, slot_name: str, config: EngineConfig) -> None:
         self._worker_id = f"{slot_name}#{secrets.token_hex(4)}"
         self._listening = Listening(self._worker_id, own_node_id(), own_node(), own_gpus())
+        if not self._listening.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all of them to who has claimed none
         self._loop = asyncio.get_running_loop()
         self._supervisor = Supervisor(f"worker {self._worker_id}")
         self._streams = OutputStreams()
@@ -81,10 +84,10 @@ class Worker:
         self._limits: WorkerLimits | None = None
         self._progress: LoadProgress | None = None
         self._failure: BaseException | None = None
-        self._copy: ModelCopy | None = None
-        """What the engine loads; None until that was looked at, and of an engine that has no model."""
+        self._look = ModelLook()
+        """At what the engine loads; empty until then."""
         self._ended = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._changed = Changes()
         self._config = config
         self._starting = False
         self._engine: EngineThread | EngineProcess | None = None
@@ -101,7 +104,7 @@ class Worker:
 
     async def _look_and_start(self) -> None:
         """See that all is there on this node, and what model it is, before the weights are read."""
-        self._copy = await asyncio.to_thread(look_at_model, self._config)
+        self._look = await asyncio.to_thread(look_at_model, self._config)
         self._changed.set()
         if not self._ended.is_set():
             self._engine = start_engine(
@@ -115,7 +118,8 @@ class Worker:
     def _note_not_started(self, failure: BaseException | None) -> None:
         """Nothing to load, or the machine has no process or no thread left for it."""
         if failure is not None and not self._ended.is_set():
-            logger.error("The engine of worker %s could not be started", self._worker_id, exc_info=failure)
+            if not isinstance(failure, ExlpoolError):  # those are told
+                logger.error("The engine of worker %s could not be started", self._worker_id, exc_info=failure)
             self._note_ended(failure)
 
     def _tell_engine(self, command: Command) -> None:
@@ -141,7 +145,7 @@ class Worker:
         self._changed.set()
 
     def _note_loaded(self, limits: WorkerLimits) -> None:
-        self._limits = limits if self._copy is None else with_digests(limits, self._copy)
+        self._limits = limits if self._look.copy is None else with_digests(limits, self._look.copy)
         self._changed.set()
 
     def _note_ended(self, failure: BaseException | None) -> None:
@@ -158,7 +162,7 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
                 while self._streams or self._reports:
-                    await self._change()
+                    await self._changed.next()
 
     def _deliver(self, news: StepNews) -> None:
         self._streams.put(news.outputs)
@@ -236,25 +240,25 @@ class Worker:
             self._raise_if_load_failed()
             if self._ended.is_set():
                 return
-            if self._copy is not None and told is None:
-                told = self._copy
+            if self._look.copy is not None and told is None:
+                told = self._look.copy
                 yield told
             if self._progress is not None:
                 progress, self._progress = self._progress, None
                 yield progress
-            if not await self._changes():
+            if not await self._changed.next_within(HEARTBEAT_S):
                 yield self._listening
-        if self._copy is not None and told is None:
-            yield self._copy
+        if self._look.copy is not None and told is None:
+            yield self._look.copy
         self._ready_wanted, self._ready = True, None
         self._tell_engine(Inspect())
         while self._ready is None and not self._ended.is_set():
-            if not await self._changes():
+            if not await self._changed.next_within(HEARTBEAT_S):
                 yield self._listening
         if self._ready is not None:
             yield self._ready
         while not self._ended.is_set():
-            if not await self._changes():
+            if not await self._changed.next_within(HEARTBEAT_S):
                 yield self._listening
             if self._reports and not self._reports.urgent:
                 await self._urgent_change()
@@ -273,24 +277,11 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(QUIET_REPORT_INTERVAL_S):
                 while not self._reports.urgent and not self._ended.is_set():
-                    await self._change()
-
-    async def _changes(self) -> bool:
-        """Wait for a change, but not for longer than a stream may say nothing; returns whether there was one."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(HEARTBEAT_S):
-                await self._change()
-                return True
-        return False
-
-    async def _change(self) -> None:
-        await self._changed.wait()
-        self._changed.clear()
+                    await self._changed.next()
 
     def _raise_if_load_failed(self) -> None:
         if self._failure is not None:
-            failure = portable(self._failure, "The engine could not be loaded")
-            raise type(failure)(f"On node {own_node_name()}: {failure.message}")
+            raise here(portable(self._failure, "The engine could not be loaded"))
 
     async def resync(self) -> None:
         """Have the next report carry the whole truth about resident pages and running attempts."""
@@ -301,7 +292,9 @@ class Worker:
 
         :raises ModelError: they cannot be read, or are too large to be sent.
         """
-        return await asyncio.to_thread(read_files, self._config.model or builtin_model_path())
+        return self._look.prompt_files or await asyncio.to_thread(
+            read_files, self._config.model or builtin_model_path()
+        )
 
     async def heartbeat(self) -> Heartbeat:
         engine = self._engine

@@ -55,13 +55,15 @@ class Machine:
     """Of its first process, as we see it."""
     environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, command: list[str], *, log: Path | None = None, **more: str) -> subprocess.Popen[str]:
+    def start(
+        self, command: list[str], *, log: Path | None = None, cwd: Path | None = None, **more: str
+    ) -> subprocess.Popen[str]:
         """Run a command beside whatever runs; what it writes goes to `log`, and to pipes without one. `more` is added
         to its environment. Its process is `nsenter`'s, which ends when the command does."""
         with contextlib.ExitStack() as stack:
             out = subprocess.PIPE if log is None else stack.enter_context(log.open("a"))
             return subprocess.Popen(
-                [*_inside(self.pid), *command],
+                [*_inside(self.pid, cwd), *command],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out if log is not None else subprocess.PIPE,
@@ -69,9 +71,9 @@ class Machine:
                 env={**_without_ray(os.environ), **self.environment, **more},
             )
 
-    def run(self, command: list[str], *, timeout_s: float, **more: str) -> str:
+    def run(self, command: list[str], *, timeout_s: float, cwd: Path | None = None, **more: str) -> str:
         """Run a command to its end; returns what it wrote to standard output. It must succeed."""
-        process = self.start(command, **more)
+        process = self.start(command, cwd=cwd, **more)
         try:
             out, told = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -89,6 +91,12 @@ class Machine:
                     one.kill()
         process.wait(ENDS_WITHIN_S)
 
+    def processes(self) -> list[psutil.Process]:
+        """What runs on it, its first process aside."""
+        own = _process_namespace(self.pid)
+        others = [process for process in psutil.process_iter() if process.pid != self.pid]
+        return [process for process in others if own is not None and _process_namespace(process.pid) == own]
+
     def kill_processes(self) -> None:
         """kill -9 everything that runs on it; the machine stays, and its address."""
         subprocess.run([*_inside(self.pid), "sh", "-c", "kill -9 -1"], check=True, timeout=ENDS_WITHIN_S)
@@ -98,7 +106,7 @@ class Machine:
         subprocess.run([*_inside(self.pid), "ip", "link", "set", "eth0", "down"], check=True, timeout=ENDS_WITHIN_S)
 
     def turn_off(self) -> None:
-        """End it, with everything on it."""
+        """End it with everything on it, at once."""
         with contextlib.suppress(psutil.NoSuchProcess):
             first = psutil.Process(self.pid)
             first.send_signal(signal.SIGKILL)
@@ -110,12 +118,14 @@ class Network:
     their files."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._stack = contextlib.ExitStack()
         self.machines: dict[str, Machine] = {}
 
     def __enter__(self) -> Network:
         self._switch = self._stack.enter_context(_first_process())
+        self._hosts = self.folder / "hosts"
+        self._hosts.write_text("127.0.0.1 localhost\n")
         self._in_switch("ip link add switch type bridge forward_delay 0 && ip link set switch up")
         return self
 
@@ -123,10 +133,10 @@ class Network:
         self._stack.close()
 
     def add(self, name: str, environment: Mapping[str, str] = {}) -> Machine:
-        """A new machine. Its home directory is empty."""
+        """A new machine, which the others know by its name. Its home directory is empty."""
         number = len(self.machines) + 1
         machine = Machine(f"{SUBNET}.{number}", self._stack.enter_context(_first_process()))
-        home, ray_files = self._folder / f"home-{name}", self._folder / f"ray-{name}"
+        home, ray_files = self.folder / f"home-{name}", self.folder / f"ray-{name}"
         for folder in (home, ray_files, Path("/tmp/ray")):
             folder.mkdir(exist_ok=True)
         machine.environment = {"HOME": str(home), **environment}
@@ -137,8 +147,11 @@ class Network:
         # The route says which address is the machine's own, as a gateway's does elsewhere; there is none.
         ready = (
             f"ip address add {machine.address}/24 dev eth0 && ip link set lo up && ip link set eth0 up && "
-            f"ip route add default dev eth0 && mount --bind {ray_files} /tmp/ray"
+            f"ip route add default dev eth0 && mount --bind {ray_files} /tmp/ray && "
+            f"mount --bind {self._hosts} /etc/hosts"
         )
+        with self._hosts.open("a") as hosts:
+            hosts.write(f"{machine.address} {name}\n")
         machine.run(["sh", "-ec", ready], timeout_s=STARTS_WITHIN_S)
         self.machines[name] = machine
         return machine
@@ -148,8 +161,16 @@ class Network:
         subprocess.run([*inside, "sh", "-ec", command], check=True, timeout=STARTS_WITHIN_S)
 
 
-def _inside(pid: int) -> list[str]:
-    return ["nsenter", "--target", str(pid), "--net", "--pid", "--mount", "--"]
+def _process_namespace(pid: int) -> str | None:
+    """None: there is no such process any more."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return None
+
+
+def _inside(pid: int, cwd: Path | None = None) -> list[str]:
+    return ["nsenter", "--target", str(pid), "--net", "--pid", "--mount", f"--wdns={cwd or '/'}", "--"]
 
 
 def _without_ray(environment: Mapping[str, str]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -52,16 +51,15 @@ class RayNodes:
             (folder / "auth_token").write_text(self._token)
         return machine
 
-    def start_head(self, **more: str) -> None:
+    def start_head(self, *options: str, **more: str) -> None:
         """Start Ray on the head, which has no processor for workers, as it has no GPU. `more` is in its environment."""
-        command = ["ray", "start", "--head", "--num-cpus", "0", "--resources", '{"front": 1}']
-        self.head.run(command, timeout_s=STARTS_WITHIN_S, **more)
+        self.head.run(["ray", "start", "--head", "--num-cpus", "0", *options], timeout_s=STARTS_WITHIN_S, **more)
 
-    def join(self, name: str, *, cpus: int = 2, fronts: int = 0) -> Machine:
-        """Start Ray on a machine, with room for so many fronts."""
+    def join(self, name: str, *, cpus: int = 2) -> Machine:
+        """Start Ray on a machine."""
         machine = self.network.machines.get(name) or self.add(name)
         command = ["ray", "start", "--address", f"{self.head.address}:{GCS_PORT}", "--num-cpus", str(cpus)]
-        machine.run([*command, "--resources", json.dumps({"front": fronts})], timeout_s=STARTS_WITHIN_S)
+        machine.run(command, timeout_s=STARTS_WITHIN_S)
         return machine
 
     def exlpool(self, *arguments: str, on: str = "head") -> str:
@@ -82,11 +80,7 @@ class RayNodes:
 
 def _titles(machine: Machine) -> list[str]:
     titles = []
-    try:
-        processes = psutil.Process(machine.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-    for process in processes:
+    for process in machine.processes():
         try:
             titles.append(process.cmdline()[0])
         except (psutil.Error, IndexError):

@@ -1,7 +1,7 @@
 """A served pool on a cluster of several machines: reached from each, and whole while machines come and go.
 
-The head runs no worker, as one without a GPU. Fronts run there and on machine "one", workers on "one", "two" and
-"three". One cluster for all tests here, which go on from one to the next.
+The head runs no worker, as one without a GPU. One cluster for all tests here, which go on from one to the next; who is
+taken away is a machine without a front, since the connections of a front's clients end with it.
 """
 
 from __future__ import annotations
@@ -20,28 +20,20 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 CLIENTS, TOKENS = 24, 150
 DEPLOYMENT = """
-proxy_location: EveryNode
-http_options: {{host: 0.0.0.0, port: 8000}}
-applications:
-  - name: exlpool
-    route_prefix: /
-    import_path: serve_app:build_app
-    args:
-      keys_file: {keys}
-      models:
-        - name: sim
-          engine: simulated
-          workers: 4
-          cpus_per_worker: 1
-          max_batch_size: 16
-          cache_tokens: 65536
-          max_restarts: -1
-          simulated: {{step_s: 0.02}}
-      fronts: {{min_replicas: 2, max_replicas: 2}}
-    deployments:
-      - name: HttpFront
-        ray_actor_options: {{num_cpus: 0, resources: {{front: 1}}}}
+http: {{host: 0.0.0.0, port: 8000, proxy_location: EveryNode}}
+keys_file: {keys}
+models:
+  - name: sim
+    engine: simulated
+    workers: 4
+    cpus_per_worker: 1
+    max_batch_size: 16
+    cache_tokens: 65536
+    max_restarts: -1
+    simulated: {{step_s: 0.02}}
+fronts: {{min_replicas: 2, max_replicas: 2}}
 """
+FRONT = "ServeReplica:exlpool:HttpFront"
 SCRIPT = """
 import ray
 from actors import Pool
@@ -61,7 +53,7 @@ def nodes(network: Network) -> RayNodes:
     cluster = RayNodes(network)
     cluster.add("head")
     cluster.start_head()
-    cluster.join("one", fronts=1)
+    cluster.join("one")
     cluster.join("two")
     return cluster
 
@@ -69,17 +61,16 @@ def nodes(network: Network) -> RayNodes:
 @pytest.fixture(scope="module")
 def served(nodes: RayNodes, folder: Path) -> str:
     """Bring the application up; returns a key for it."""
-    keys, deployment = folder / "keys.yaml", folder / "serve.yaml"
+    keys, deployment = folder / "keys.yaml", folder / "cluster.yaml"
     key = nodes.exlpool("keys", "new", "alice", "--file", str(keys)).split()[-1]
     deployment.write_text(DEPLOYMENT.format(keys=keys))
-    nodes.exlpool("deploy", str(deployment))
+    nodes.exlpool("up", str(deployment))
     return key
 
 
 @pytest.fixture(scope="module")
 def watch(nodes: RayNodes, served: str) -> Iterator[Watch]:
-    """It runs on the machine that stays."""
-    watching = Watch(nodes["one"], "sim")
+    watching = Watch(nodes.head, "sim")
     until(lambda: len(watching.up()) == 4, 90.0, "every worker is up")
     yield watching
     watching.kill()
@@ -99,13 +90,14 @@ def streams(nodes: RayNodes, key: str) -> Load:
 
 def test_every_machine_with_a_front_answers_every_other_that_has_a_key(nodes: RayNodes, served: str) -> None:
     assert sorted(nodes.where("Worker")) == ["one", "one", "two", "two"]
-    assert sorted(nodes.where("ServeReplica:exlpool:HttpFront")) == ["head", "one"]
-    for asked, asking in (("head", "head"), ("head", "two"), ("one", "two")):
+    fronts = nodes.where(FRONT)
+    assert len(set(fronts)) == 2
+    for asked, asking in {("head", "head"), ("head", "two"), *((front, "two") for front in fronts)}:
         url = f"http://{nodes[asked].address}:8000"
         until(lambda url=url, asking=asking: ask_ready(nodes, asking, url) == 200, 30.0, f"{url} ready")
         (answer,) = Load(nodes[asking], url, clients=1, tokens=20, key=served, once=True).all()
         assert answer.fault is None
-    (refused,) = Load(nodes["two"], f"http://{nodes['one'].address}:8000", clients=1, tokens=20, once=True).all()
+    (refused,) = Load(nodes["one"], f"http://{nodes.head.address}:8000", clients=1, tokens=20, once=True).all()
     assert refused.fault is not None
     assert refused.fault.startswith("401")
 
@@ -133,7 +125,7 @@ def test_no_stream_is_lost_with_a_machine_and_its_workers_come_back(nodes: RayNo
     assert len(watch.up()) == 6
     load = streams(nodes, served)
     killed_s = time.monotonic()
-    nodes["two"].turn_off()
+    nodes[without_front(nodes)].turn_off()
     until(lambda: len(watch.up()) == 4, 60.0, "the death is noticed")
     noticed_s = time.monotonic()
     nodes.join("four")
@@ -153,7 +145,7 @@ def test_a_machine_that_is_drained_is_taken_away_without_a_failed_request(
     nodes: RayNodes, served: str, watch: Watch
 ) -> None:
     load = streams(nodes, served)
-    leaving = nodes["four"]
+    leaving = nodes[without_front(nodes)]
     for name in [name for name, worker in watch.workers.items() if worker.address == leaving.address]:
         nodes.exlpool("drain", name, "--grace-s", "1")
     until(lambda: leaving.address not in [w.address for w in watch.workers.values()], 60.0, "none is left there")
@@ -163,6 +155,11 @@ def test_a_machine_that_is_drained_is_taken_away_without_a_failed_request(
     load.all()
     assert load.faults == []
     assert len(watch.up()) == 4
+
+
+def without_front(nodes: RayNodes) -> str:
+    """A machine that runs workers, and no front."""
+    return next(name for name in nodes.where("Worker") if name not in nodes.where(FRONT))
 
 
 def longest_gap_s(load: Load) -> float:
