@@ -35,9 +35,9 @@ from actors import Pool
 with Pool.connect("sim", address="auto") as pool:
     print(len(ray.get(pool.generate.remote((5, 6, 7), max_new_tokens=4)).token_ids))
     deadline_s = time.monotonic() + 30.0
-    while (finished := sum(worker.finished_requests for worker in pool.workers())) < 2 and time.monotonic() < deadline_s:
+    while sum(worker.finished_requests for worker in pool.workers()) < 2 and time.monotonic() < deadline_s:
         time.sleep(0.1)  # until both are reported, bounded by the deadline above
-    print(finished)
+    print(sum(worker.finished_requests for worker in pool.workers()))
 """
 SIMULATED: dict[str, Any] = {"name": MODEL, "engine": "simulated", "cpus_per_worker": 0.1}
 
