@@ -63,7 +63,7 @@ def serve(
         log_content=log_content or None,
     )
     settings, http = serve_settings(config, chosen)
-    listen = settings.listen or ListenConfig(**{name: http[name] for name in ("host", "port") if name in http})
+    listen = settings.listen or ListenConfig(host=http.host, port=http.port)
     with contextlib.ExitStack() as stack:
         with loading() as progress:
             server = OwnServer(

@@ -127,7 +127,10 @@ def test_a_file_for_up_is_one_for_serve(tmp_path: Path, monkeypatch: pytest.Monk
     file = write(tmp_path, {"name": "app", "models": [{"name": "m", **SIMULATED}], "http": {"port": 8100}})
     settings, http = serve_settings(file, {})
     assert isinstance(settings, ServeConfig)
-    assert (settings.models[0].name, http) == ("m", {"port": 8100})
+    assert (settings.models[0].name, http.port, http.host) == ("m", 8100, "127.0.0.1")
+    monkeypatch.setenv("EXLPOOL_HTTP__PORT", "8101")
+    assert serve_settings(file, {})[1].port == 8101
+    assert serve_settings(None, {})[1].port == 8101
 
 
 def test_the_environment_is_checked_as_a_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
