@@ -18,9 +18,13 @@ from actors.wording import not_utf8, setting_error, shown
 
 EngineName = Literal["auto", "cpu", "exllamav2", "simulated"]
 CacheMode = Literal["fp16", "q8", "q6", "q4"]
+Placement = Literal["pack", "spread"]
+Readiness = Literal["first", "all"]
+DispatcherNode = Literal["auto", "head", "here"]
 PolicyName = Literal["cost", "lmetric", "power_of_two", "least_requests", "round_robin"]
 
 
+LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -101,6 +105,7 @@ class EngineConfig(_Section):
     max_batch_size: int = Field(32, ge=1, le=1024, description="jobs that decode together")
     chunk_tokens: int = Field(512, ge=PAGE_TOKENS, multiple_of=PAGE_TOKENS, description="prompt tokens per step")
     cpu_threads: int = Field(1, ge=1, le=256, description="of the CPU engine")
+    warm_up: bool = Field(True, description="generate a few tokens after loading, so that no request waits for that")
     exllamav2: Exllamav2Options = Field(Exllamav2Options(), description="settings that only ExLlamaV2 has")
     simulated: SimulatedOptions = Field(SimulatedOptions(), description="settings of the simulated engine, for tests")
 
@@ -118,6 +123,19 @@ class PoolConfig(EngineConfig):
     scale_down_after_s: float = Field(300.0, gt=0.0, description="idle time after which a worker is given back")
     cpus_per_worker: float = Field(1.0, ge=0.0, description="CPUs that each worker claims from Ray")
     gpus_per_worker: float | None = Field(None, ge=0.0, description="none: 1 for a GPU engine, else 0")
+    placement: Placement = Field(
+        "spread",
+        description="over as many nodes as there are, so that the death of one takes the fewest workers; or pack: on "
+        "as few as hold them, so that an autoscaler can take the others away",
+    )
+    node_labels: dict[str, str] = Field({}, description="workers only on nodes with all of these labels of Ray")
+    wait: bool = Field(True, description="wait for nodes that the cluster does not have yet; false: refuse")
+    wait_for: Readiness = Field(
+        "first", description="what a start waits for: the first worker that can generate, or all of them"
+    )
+    dispatcher_node: DispatcherNode = Field(
+        "auto", description="the head of the cluster, or where the pool is started; auto: here, or head if `detached`"
+    )
     policy: PolicyName = Field("cost", description="how a worker is chosen; the others are there to compare")
     max_queued_requests: int = Field(4096, ge=1, description="waiting requests beyond which the pool refuses")
     max_wait_s: float = Field(600.0, gt=0.0, description="estimated wait beyond which the pool refuses")
@@ -139,6 +157,14 @@ class PoolConfig(EngineConfig):
         return require_form(
             name, POOL_NAME, "at most 63 letters, digits, '_', '.' and '-', the first a letter or digit"
         )
+
+    @field_validator("node_labels")
+    @classmethod
+    def _plain_labels(cls, labels: dict[str, str]) -> dict[str, str]:
+        """Ray takes more than plain values, such as `!a100`, of which nobody here could say which nodes are meant."""
+        for value in labels.values():
+            require_form(value, LABEL_VALUE, "plain values, of letters, digits, '_', '.' and '-'")
+        return labels
 
     @field_validator("model")
     @classmethod

@@ -74,13 +74,17 @@ class Pool:
         progress: ProgressCallback | None = None,
         **settings: Any,
     ) -> Self:
-        """Start workers and wait until every one of them can generate.
+        """Start workers and wait until the first of them can generate, or (`wait_for="all"`) every one. The others join
+        as they are ready; of one that then fails the log and `workers()` tell.
 
         `settings` are the fields of `PoolConfig` (or give one as `config`); without a model it is the built-in one.
         Ray: the one this process is connected to, else the cluster at `address`, else a private one on this machine.
         `progress` is called with the state of all workers whenever it changes.
 
-        :raises ConfigurationError: a setting is wrong, or the cluster cannot hold the workers.
+        Workers for which the cluster has no room wait for it, as for the nodes of an autoscaler (`wait`).
+
+        :raises ConfigurationError: a setting is wrong, or the cluster cannot hold the workers and will not, or they
+            are not ready within `start_timeout_s`.
         :raises ModelError: the model cannot be loaded.
         """
         if config is not None and (settings or model is not None):
@@ -176,7 +180,7 @@ class Pool:
         return lines
 
     def workers(self) -> tuple[WorkerState, ...]:
-        """Every worker: its `state` ("up", "starting", "draining", "lost"), what it has done and what it can take."""
+        """Every worker: its `state` ("up", "starting", "waiting", "draining", "lost"), what it does, where it is."""
         return self.statistics().workers
 
     def scale(self, workers: int, *, grace_s: float | None = GRACE_S, wait: bool = True) -> None:

@@ -162,7 +162,7 @@ def _misunderstood(target: str, host: str, port: int) -> ConfigurationError:
         return _unreachable(target, "what listens there does not speak Ray's protocol")
     if not tls_wanted():
         return _unreachable(target, "it speaks TLS, and this process does not", TLS_CURE)
-    return _unreachable(target, f"it takes not this process's certificate, or its own is not for {host}", TLS_CURE)
+    return _unreachable(target, f"it does not take this process's certificate, or its own is not for {host}", TLS_CURE)
 
 
 def _unreachable(target: str, why: str, cure: str = ADDRESS_CURE) -> ConfigurationError:

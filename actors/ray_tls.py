@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 
-from actors.errors import ConfigurationError, first_line
+from actors.certificates import authority_problem, pair_problem
+from actors.errors import ConfigurationError
 
 CERTIFICATE, KEY, AUTHORITY = "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT"
 FILES = f"{CERTIFICATE}, {KEY} and {AUTHORITY}"
@@ -41,22 +42,11 @@ def _files() -> tuple[Path, Path, Path]:
     if missing:
         raise ConfigurationError(f"RAY_USE_TLS is set, so {', '.join(missing)} must name files in PEM format.")
     certificate, key, authority = (Path(os.environ[name]) for name in (CERTIFICATE, KEY, AUTHORITY))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_cert_chain(certificate, key)
-    except OSError as error:
-        raise _unusable(f"{CERTIFICATE} {str(certificate)!r} with {KEY} {str(key)!r}", error) from None
-    try:
-        context.load_verify_locations(authority)
-    except OSError as error:
-        raise _unusable(f"{AUTHORITY} {str(authority)!r}", error) from None
+    if problem := pair_problem(certificate, key):
+        raise ConfigurationError(f"RAY_USE_TLS is set, and {CERTIFICATE} with {KEY} cannot be used: {problem}.")
+    if problem := authority_problem(authority):
+        raise ConfigurationError(f"RAY_USE_TLS is set, and {AUTHORITY} cannot be used: {problem}.")
     return certificate, key, authority
-
-
-def _unusable(what: str, error: OSError) -> ConfigurationError:
-    """OpenSSL says what is wrong with a file as `SSLError`, whose `strerror` is a code and a place in its source."""
-    reason = getattr(error, "reason", None) or error.strerror or first_line(error)
-    return ConfigurationError(f"RAY_USE_TLS is set, and {what} cannot be used: {reason}.")
 
 
 def speaks_tls(host: str, port: int, timeout_s: float) -> bool:

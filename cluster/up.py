@@ -16,7 +16,7 @@ from actors.errors import ConfigurationError, ExlpoolError
 from actors.ray_session import ensure_ray
 from cluster import own_cluster
 from cluster.config import ClusterConfig, serve_document
-from cluster.dashboard import Dashboard, dashboard_url
+from cluster.dashboard import Dashboard, dashboard_of
 from cluster.deploy import deploy
 from cluster.ending import end_application
 from cluster.own_cluster import OwnCluster
@@ -146,7 +146,7 @@ def connected(target: str) -> Iterator[Dashboard]:
     owns_ray = ensure_ray(target, quiet=True)
     try:
         own = own_cluster.remembered()
-        yield Dashboard(own.dashboard if own is not None and own.address == target else dashboard_url(target))
+        yield Dashboard(own.dashboard if own is not None and own.address == target else dashboard_of(target))
     finally:
         if owns_ray:
             ray.shutdown()

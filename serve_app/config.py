@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from actors.certificates import pair_problem
 from actors.config import PoolConfig, require_form
 from actors.errors import ConfigurationError
 from actors.pool_names import served_pool_name
@@ -60,6 +61,11 @@ class ModelConfig(PoolConfig):
         return PoolConfig(**{**settings, "name": served_pool_name(self.name, life), "detached": True})
 
 
+def _absolute(path: Path | None) -> Path | None:
+    """Replicas have another working directory than whoever starts them."""
+    return None if path is None else path.expanduser().absolute()
+
+
 class LiveSettings(_Section):
     """What can change while the application runs, by Serve's `user_config` of the deployment "HttpFront"."""
 
@@ -78,8 +84,7 @@ class LiveSettings(_Section):
     @field_validator("keys_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
-        """Replicas have another working directory than whoever starts them."""
-        return None if path is None else path.expanduser().absolute()
+        return _absolute(path)
 
     @field_validator("cors_origins")
     @classmethod
@@ -114,6 +119,10 @@ class ListenConfig(_Section):
 
     host: str = Field("127.0.0.1", description="IP address; other machines' requests need keys")
     port: int = Field(8000, ge=1, le=65535, description="TCP port")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file with the server's certificate and those up to its authority's; none: no TLS"
+    )
+    tls_key: Path | None = Field(None, description="PEM file with its private key, without a passphrase")
 
     @field_validator("host")
     @classmethod
@@ -123,6 +132,33 @@ class ListenConfig(_Section):
         except ValueError:
             raise ValueError(f"must be an IP address, not {shown(host)}") from None
         return host
+
+    @field_validator("tls_certificate", "tls_key")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return _absolute(path)
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("`tls_certificate` and `tls_key` go together")
+        return self
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self.tls_certificate is None else "https"
+
+    def require_tls_files(self) -> None:
+        """They can be used, on this machine and now.
+
+        :raises ConfigurationError: saying what is wrong with them.
+        """
+        if self.tls_certificate is None or self.tls_key is None:
+            return
+        if problem := pair_problem(self.tls_certificate, self.tls_key):
+            raise ConfigurationError(
+                f"`tls_certificate` and `tls_key` cannot be used: {problem}.", param="listen.tls_certificate"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,7 @@ def pool(ray_cluster: None) -> Iterator[Pool]:
         name="shared",
         engine="simulated",
         workers=2,
+        wait_for="all",
         cache_tokens=16384,
         max_batch_size=8,
         simulated={"step_s": 0.005},

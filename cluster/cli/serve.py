@@ -7,18 +7,21 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
+from actors.wording import setting_error
 from cluster.cli import options as opt
 from cluster.cli.console import errors, loading
 from cluster.cli.keys import keys_app
 from cluster.cli.settings import serve_settings
 
 if TYPE_CHECKING:
+    from cluster.config import HttpConfig
     from cluster.server import OwnServer
-    from serve_app.config import ServeConfig
+    from serve_app.config import ListenConfig, ServeConfig
 
 WATCH_INTERVAL_S = 5.0
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
@@ -30,6 +33,8 @@ Host = Annotated[
     typer.Option(help="IP address to listen on, none: 127.0.0.1; other than this machine's own needs keys."),
 ]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="TCP port to listen on; none: 8000.")]
+Certificate = Annotated[Path | None, typer.Option(help="PEM file with the server's certificate; none: no TLS.")]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM file with the private key of the certificate.")]
 KeysFile = Annotated[Path | None, typer.Option(help="File of hashed API keys; none: no key is needed.")]
 Origins = Annotated[list[str] | None, typer.Option("--cors-origin", help="Web page that may ask; several times.")]
 Strangers = Annotated[bool, typer.Option("--remote-without-keys", help="Serve other machines without any key.")]
@@ -43,6 +48,8 @@ def serve(
     workers: opt.WorkerOptions,
     host: Host = None,
     port: Port = None,
+    tls_certificate: Certificate = None,
+    tls_key: TlsKey = None,
     keys_file: KeysFile = None,
     cors_origin: Origins = None,
     remote_without_keys: Strangers = False,
@@ -52,7 +59,6 @@ def serve(
 ) -> None:
     """Serve models on this machine through an OpenAI-compatible API, until Ctrl-C."""
     from cluster.server import OwnServer
-    from serve_app.config import ListenConfig
 
     chosen = opt.given(
         workers,
@@ -63,17 +69,29 @@ def serve(
         log_content=log_content or None,
     )
     settings, http = serve_settings(config, chosen)
-    listen = settings.listen or ListenConfig(host=http.host, port=http.port)
+    listen = _listen(settings, http, host=host, port=port, tls_certificate=tls_certificate, tls_key=tls_key)
     with contextlib.ExitStack() as stack:
         with loading() as progress:
-            server = OwnServer(
-                settings, host=host or listen.host, port=port or listen.port, address=address, progress=progress
-            )
+            server = OwnServer(settings, listen=listen, address=address, progress=progress)
             stack.enter_context(server)
         _say_where(server, settings)
         while True:
             time.sleep(WATCH_INTERVAL_S)  # until a signal, or until there is nothing left to serve with
             server.watch()
+
+
+def _listen(settings: ServeConfig, http: HttpConfig, **chosen: Any) -> ListenConfig:
+    """Where to listen: what the file and the command line say together; the latter wins.
+
+    :raises ConfigurationError: in one sentence what is wrong.
+    """
+    from serve_app.config import ListenConfig
+
+    from_file = {"host": http.host, "port": http.port} if settings.listen is None else settings.listen.model_dump()
+    try:
+        return ListenConfig(**{**from_file, **opt.given(**chosen)})
+    except ValidationError as error:
+        raise setting_error(error, ListenConfig) from None
 
 
 def deploy(

@@ -35,7 +35,7 @@ def pool_settings(file: Path | None, chosen: Mapping[str, Any]) -> PoolConfig:
             )
         with naming(file):
             pool_config(**from_file)
-    return _together(pool_config, set(PoolConfig.model_fields), file, from_file, chosen)
+    return _together(pool_config, PoolConfig, set(PoolConfig.model_fields), file, from_file, chosen)
 
 
 def serve_settings(file: Path | None, chosen: Mapping[str, Any]) -> tuple[ServeConfig, HttpConfig]:
@@ -58,7 +58,7 @@ def serve_settings(file: Path | None, chosen: Mapping[str, Any]) -> tuple[ServeC
             http = merged(http, nested(variable.place, variable.value))
             _blame(cluster_config, http, variable)
     names = set(ServeConfig.model_fields) | OF_A_MODEL
-    return _together(serve_config, names, file, from_file, chosen), cluster_config(**http).http
+    return _together(serve_config, ServeConfig, names, file, from_file, chosen), cluster_config(**http).http
 
 
 def cluster_settings(file: Path, chosen: Mapping[str, Any]) -> ClusterConfig:
@@ -69,7 +69,9 @@ def cluster_settings(file: Path, chosen: Mapping[str, Any]) -> ClusterConfig:
     from_file = _read(file)
     with naming(file):
         cluster_config(**from_file)
-    return _together(cluster_config, set(ClusterConfig.model_fields) | OF_A_MODEL, file, from_file, chosen)
+    return _together(
+        cluster_config, ClusterConfig, set(ClusterConfig.model_fields) | OF_A_MODEL, file, from_file, chosen
+    )
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -80,31 +82,38 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _together(
-    build: Callable[..., C], names: set[str], file: Path | None, from_file: dict[str, Any], chosen: Mapping[str, Any]
+    build: Callable[..., C],
+    kind: type[C],
+    names: set[str],
+    file: Path | None,
+    from_file: dict[str, Any],
+    chosen: Mapping[str, Any],
 ) -> C:
-    """`names` are those of the settings that matter here."""
+    """`build` makes a `kind`. `names` are those of the settings that matter here."""
     found, strange = variables(os.environ)
     for sentence in strange:
         errors.print(Text(sentence), soft_wrap=True)
     values = from_file
     for variable in found:
         if variable.place[0] in names:
-            values = _with(values, nested(variable.place, variable.value), file, variable.name)
+            values = _with(values, nested(variable.place, variable.value), kind, file, variable.name)
             _blame(build, values, variable)
     for name, value in chosen.items():
         place = ("exllamav2", name) if name in Exllamav2Options.model_fields else (name,)
-        values = _with(values, nested(place, value), file, f"--{name.replace('_', '-')}")
+        values = _with(values, nested(place, value), kind, file, f"--{name.replace('_', '-')}")
     return build(**values)
 
 
-def _with(values: dict[str, Any], more: dict[str, Any], file: Path | None, source: str) -> dict[str, Any]:
+def _with(
+    values: dict[str, Any], more: dict[str, Any], kind: type[BaseModel], file: Path | None, source: str
+) -> dict[str, Any]:
     """`values` and `more`, which is put where a file has it: a setting of a model, in the one entry of `models`.
 
     :raises ConfigurationError: there are several entries.
     """
     models = values.get("models")
     (name,) = more
-    if not isinstance(models, list) or name not in ModelConfig.model_fields or name in ClusterConfig.model_fields:
+    if not isinstance(models, list) or name not in ModelConfig.model_fields or name in kind.model_fields:
         return merged(values, more)
     if len(models) > 1:
         raise ConfigurationError(

@@ -157,7 +157,8 @@ async def measure(workers: int, arguments: argparse.Namespace) -> Measured:
         await throw_in(front, arguments.requests)
         per_s = arguments.requests / (time.perf_counter() - started_s)
         spent_us = [1e6 * (cpu_s(one) - was) / arguments.requests for one, was in zip(processes, before, strict=True)]
-    return Measured(idle_cpu, busy_cpu, *idle, *loaded, per_s, *spent_us)
+    dispatcher_us, front_us = spent_us
+    return Measured(idle_cpu, busy_cpu, idle[0], idle[1], loaded[0], loaded[1], per_s, dispatcher_us, front_us)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ them, and a `HostedWorker` stands where else the worker's own handle does.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,7 +73,7 @@ class HostedDispatcher(Dispatcher):
     def __init__(self, config: PoolConfig, model_dir: str, hosts: Mapping[str, Any]) -> None:
         """`hosts`: by the name of each slot, the actor that has its worker."""
         found = {f"{config.name}.{name}": HostedWorker(host, name) for name, host in hosts.items()}
-        membership.find_actor = found.get  # type: ignore[assignment]
+        setattr(membership, "find_actor", found.get)  # noqa: B010 - what it takes the place of is a name there, not an export
         super().__init__(config, model_dir, tuple(hosts))
 
 
@@ -98,5 +98,9 @@ def start_hosted_pool(config: PoolConfig, model_dir: str, hosts: int) -> tuple[A
 async def open_front(dispatcher: Any) -> Front:
     """A front that never has to look for a worker by its name, which only an actor has."""
     front = await Front.open(dispatcher, patient=True)
-    front._handles.keep_only = lambda _: None  # type: ignore[method-assign]
+    front._handles.keep_only = _keep_all  # type: ignore[method-assign]
     return front
+
+
+def _keep_all(worker_ids: Iterable[str]) -> None:
+    """In the place of `WorkerHandles.keep_only`."""

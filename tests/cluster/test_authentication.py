@@ -155,15 +155,14 @@ def test_every_command_says_in_a_sentence_what_is_wrong_with_the_token(
 
 
 def test_a_cluster_without_authentication_needs_no_token(open_head: Head, tmp_path: Path) -> None:
-    """Nor does it mind one: see above for scripts."""
+    """Nor does it mind that there is one."""
     file = write(tmp_path / "serve.yaml", document(free_port()))
-    for home in (open_head.home, new_home(tmp_path)):
-        done = run_commands(
-            [
-                ["generate", "Hello", *SHORT, "--address", "auto"],
-                ["deploy", file, "--address", open_head.dashboard, "--timeout-s", 120],
-                ["scale", 1, "--pool", "sim"],
-            ],
-            environment_at(home, MARK) | {"RAY_ADDRESS": open_head.address},
-        )
-        assert [one.status for one in done] == [0, 0, 0], done
+    generate = ["generate", "Hello", *SHORT, "--address", "auto"]
+    at_dashboard = ["--address", open_head.dashboard, "--timeout-s", 120]
+    address = {"RAY_ADDRESS": open_head.address}
+    done = run_commands(
+        [generate, ["deploy", file, *at_dashboard], ["scale", 1, "--pool", "sim"]],
+        environment_at(new_home(tmp_path), MARK) | address,
+    )
+    done += run_commands([generate], environment_at(open_head.home, MARK) | address)
+    assert [one.status for one in done] == [0, 0, 0, 0], done
