@@ -49,10 +49,10 @@ def _lines(schema: type[BaseModel], above: tuple[str, ...], indent: str, *, said
         inner = schema_of(field.annotation)
         has_said = said and any(one[: len(place)] == place for one in _SET)
         mark = "" if has_said else "# "
-        told = f" # {field.description}{_choices(field.annotation)}"
+        told = f" # {field.description}{choices(field.annotation)}"
         if inner is None or not _is_section(field):
             value = _SET[place] if place in _SET else field.get_default(call_default_factory=True)
-            yield f"{indent}{mark}{name}: {_shown(value)}{told}"
+            yield f"{indent}{mark}{name}: {shown(value)}{told}"
         elif inner is ModelConfig:
             yield f"{indent}{mark}{name}:{told}"
             first, *others = _lines(inner, place, "", said=has_said)
@@ -71,7 +71,7 @@ def _in_order(schema: type[BaseModel], first: tuple[str, ...]) -> Iterator[tuple
     yield from ((name, field) for name, field in fields.items() if name not in first)
 
 
-def _choices(annotation: Any) -> str:
+def choices(annotation: Any) -> str:
     """The words that a setting may have, where they are few."""
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         words = [one.value for one in annotation]
@@ -84,7 +84,7 @@ def _is_section(field: FieldInfo) -> bool:
     return schema_of(field.annotation) is not None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as it stands in YAML, on one line."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")

@@ -19,6 +19,7 @@ from cluster.cli.keys import keys_app
 from cluster.cli.settings import serve_settings
 
 if TYPE_CHECKING:
+    from cluster.config import HttpConfig
     from cluster.server import OwnServer
     from serve_app.config import ListenConfig, ServeConfig
 
@@ -68,8 +69,7 @@ def serve(
         log_content=log_content or None,
     )
     settings, http = serve_settings(config, chosen)
-    own_http = {setting: http[setting] for setting in ("host", "port") if setting in http}
-    listen = _listen(settings, own_http, host=host, port=port, tls_certificate=tls_certificate, tls_key=tls_key)
+    listen = _listen(settings, http, host=host, port=port, tls_certificate=tls_certificate, tls_key=tls_key)
     with contextlib.ExitStack() as stack:
         with loading() as progress:
             server = OwnServer(settings, listen=listen, address=address, progress=progress)
@@ -80,14 +80,14 @@ def serve(
             server.watch()
 
 
-def _listen(settings: ServeConfig, http: dict[str, Any], **chosen: Any) -> ListenConfig:
+def _listen(settings: ServeConfig, http: HttpConfig, **chosen: Any) -> ListenConfig:
     """Where to listen: what the file and the command line say together; the latter wins.
 
     :raises ConfigurationError: in one sentence what is wrong.
     """
     from serve_app.config import ListenConfig
 
-    from_file = http if settings.listen is None else settings.listen.model_dump()
+    from_file = {"host": http.host, "port": http.port} if settings.listen is None else settings.listen.model_dump()
     try:
         return ListenConfig(**{**from_file, **opt.given(**chosen)})
     except ValidationError as error:

@@ -13,7 +13,7 @@ from rich.text import Text
 from actors.config import Exllamav2Options, PoolConfig, naming, pool_config, read_settings
 from actors.errors import ConfigurationError
 from cluster.cli.console import errors
-from cluster.config import OF_A_MODEL, ClusterConfig, cluster_config
+from cluster.config import OF_A_MODEL, ClusterConfig, HttpConfig, cluster_config
 from cluster.environment import Variable, merged, nested, variables
 from serve_app.config import ModelConfig, ServeConfig, serve_config
 
@@ -38,22 +38,27 @@ def pool_settings(file: Path | None, chosen: Mapping[str, Any]) -> PoolConfig:
     return _together(pool_config, PoolConfig, set(PoolConfig.model_fields), file, from_file, chosen)
 
 
-def serve_settings(file: Path | None, chosen: Mapping[str, Any]) -> tuple[ServeConfig, dict[str, Any]]:
-    """Those of a server on this machine, and what the file says of `http`, which is there if it is for `exlpool up`.
+def serve_settings(file: Path | None, chosen: Mapping[str, Any]) -> tuple[ServeConfig, HttpConfig]:
+    """Those of a server on this machine, and where it listens if they do not say it under `listen`: as in a file that
+    is for `exlpool up`.
 
     :raises ConfigurationError: in one sentence what is wrong, and where.
     """
     from_file = {} if file is None else _read(file)
-    http: dict[str, Any] = {}
+    http = {"http": from_file.get("http") or {}}
     if file is not None and ("http" in from_file or ("models" in from_file and "name" in from_file)):
         with naming(file):
-            http = cluster_config(**from_file).http.model_dump(exclude_unset=True)
+            cluster_config(**from_file)
         from_file = {name: value for name, value in from_file.items() if name not in _ONLY_OF_CLUSTERS}
     elif file is not None:
         with naming(file):
             serve_config(**from_file)
+    for variable in variables(os.environ)[0]:
+        if variable.place[0] == "http":
+            http = merged(http, nested(variable.place, variable.value))
+            _blame(cluster_config, http, variable)
     names = set(ServeConfig.model_fields) | OF_A_MODEL
-    return _together(serve_config, ServeConfig, names, file, from_file, chosen), http
+    return _together(serve_config, ServeConfig, names, file, from_file, chosen), cluster_config(**http).http
 
 
 def cluster_settings(file: Path, chosen: Mapping[str, Any]) -> ClusterConfig:

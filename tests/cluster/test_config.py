@@ -23,6 +23,7 @@ from cluster.environment import variables
 from cluster.example import example
 from serve_app.config import ServeConfig
 from tests.cluster.conftest import Exlpool
+from tests.cluster.settings_table import PAGE, page_with_tables
 from tests.cluster.test_cli_arguments import plain
 
 SIMULATED = {"engine": "simulated", "workers": 2}
@@ -126,7 +127,10 @@ def test_a_file_for_up_is_one_for_serve(tmp_path: Path, monkeypatch: pytest.Monk
     file = write(tmp_path, {"name": "app", "models": [{"name": "m", **SIMULATED}], "http": {"port": 8100}})
     settings, http = serve_settings(file, {})
     assert isinstance(settings, ServeConfig)
-    assert (settings.models[0].name, http) == ("m", {"port": 8100})
+    assert (settings.models[0].name, http.port, http.host) == ("m", 8100, "127.0.0.1")
+    monkeypatch.setenv("EXLPOOL_HTTP__PORT", "8101")
+    assert serve_settings(file, {})[1].port == 8101
+    assert serve_settings(None, {})[1].port == 8101
 
 
 def test_the_environment_is_checked_as_a_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,3 +186,10 @@ def test_a_model_that_was_downloaded_is_found_by_its_name(tmp_path: Path, monkey
         cluster_config(model="org/tiny@5.0bpw")
     with pytest.raises(ConfigurationError, match=r"exllamav2.draft_model: 'org/none' is no directory"):
         cluster_config(exllamav2={"draft_model": "org/none"})
+
+
+def test_the_page_of_settings_is_as_the_settings_are() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == page_with_tables(page), "run `python -m tests.cluster.settings_table`"
+    (example_file,) = re.findall(r"(?s)```yaml\n(.*?)```", page)
+    assert len(cluster_config(**yaml.safe_load(example_file)).models) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import stat
@@ -35,9 +36,9 @@ from actors import Pool
 with Pool.connect("sim", address="auto") as pool:
     print(len(ray.get(pool.generate.remote((5, 6, 7), max_new_tokens=4)).token_ids))
     deadline_s = time.monotonic() + 30.0
-    while (finished := sum(worker.finished_requests for worker in pool.workers())) < 2 and time.monotonic() < deadline_s:
+    while sum(worker.finished_requests for worker in pool.workers()) < 2 and time.monotonic() < deadline_s:
         time.sleep(0.1)  # until both are reported, bounded by the deadline above
-    print(finished)
+    print(sum(worker.finished_requests for worker in pool.workers()))
 """
 SIMULATED: dict[str, Any] = {"name": MODEL, "engine": "simulated", "cpus_per_worker": 0.1}
 
@@ -51,7 +52,7 @@ def folder() -> Iterator[Path]:
 
 
 def write(folder: Path, port: int, **settings: Any) -> Path:
-    file = folder / "cluster.yaml"
+    file = folder / f"{secrets.token_hex(4)}.yaml"
     model = SIMULATED | {"workers": 2, "simulated": {"step_s": 0.005}} | settings
     file.write_text(yaml.safe_dump({"models": [model], "http": {"port": port}, "fronts": {"max_replicas": 1}}))
     return file
@@ -121,8 +122,10 @@ def test_a_cluster_of_others(head: Head, folder: Path, mark: str, monkeypatch: p
     file = write(folder, port, simulated={"load_s": 600.0})
     with _started(["up", str(file)], environment) as process:
         assert process.stderr is not None
-        while "worker-1  starting" not in (line := process.stderr.readline()):
-            assert line, "it has ended"
+        lines = [process.stderr.readline()]
+        while "worker-1  starting" not in lines[-1]:
+            lines.append(process.stderr.readline())
+            assert lines[-1], lines
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130
