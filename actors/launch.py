@@ -9,12 +9,13 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.builtin_model import builtin_model_path
+from actors.cluster_room import PLACED, on_head, require_room
 from actors.config import PoolConfig
 from actors.dispatcher.dispatcher import Dispatcher
-from actors.engines.registry import resolve_engine_name
+from actors.engine_choice import decide_engine
 from actors.errors import ConfigurationError, PoolNotFound
-from actors.ray_session import NAMESPACE, SLOT_PREFIX, require_resources
-from actors.worker_starter import WorkerStarter, kill_actors, resources_of_worker
+from actors.ray_session import NAMESPACE, SLOT_PREFIX, own_node_id
+from actors.worker_starter import WorkerStarter, claim_of_worker, kill_actors
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +41,24 @@ class Launched:
 def launch(config: PoolConfig) -> Launched:
     """Create the dispatcher and the workers, and return while they load.
 
-    :raises ConfigurationError: the name is taken, or the cluster cannot hold the workers.
-    :raises ModelError: the model directory is unusable.
+    :raises ConfigurationError: the name is taken, or the cluster cannot hold the workers and will not.
+    :raises ModelError: no node has a model directory that could be used, as far as that is looked at before the start.
     """
-    resolve_engine_name(config)
-    cpus, gpus = resources_of_worker(config)
-    require_resources(cpus=config.workers * cpus, gpus=config.workers * gpus)
+    config = decide_engine(config)
+    claim = claim_of_worker(config)
+    require_room(config.workers, claim, wait=config.wait)
     _require_free_name(config.name)
     lifetime = "detached" if config.detached else None
     model_dir = str(config.model or builtin_model_path())
     starter = WorkerStarter(config.name, lifetime)
     slot_names = tuple(f"{SLOT_PREFIX}{index}" for index in range(config.workers))
     try:
-        for slot_name in slot_names:
-            starter.start(slot_name, config)
-        options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": _dispatcher_place(config)}
+        starter.start(dict.fromkeys(slot_names, config))
+        options = {**PLACED, "max_restarts": -1, "scheduling_strategy": _dispatcher_place(config)}
         dispatcher = (
             ray.remote(Dispatcher)
             .options(name=config.name, namespace=NAMESPACE, lifetime=lifetime, **options)
-            .remote(config, model_dir, slot_names, (cpus, gpus), starter if config.detached else None)
+            .remote(config, model_dir, slot_names, claim, starter if config.detached else None)
         )
     except BaseException:
         starter.kill()
@@ -68,10 +68,10 @@ def launch(config: PoolConfig) -> Launched:
 
 def _dispatcher_place(config: PoolConfig) -> Any:
     """A script's pool ends with the script, so its dispatcher is best where nothing but the script's own node can take
-    it away. One that is meant to stay is placed by Ray."""
-    if config.detached:
-        return None
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    it away. One that is meant to stay is best on the head, which the cluster cannot do without. Where that is not
+    there, or dies, Ray takes another node."""
+    head = config.dispatcher_node == "head" or (config.dispatcher_node == "auto" and config.detached)
+    return on_head() if head else NodeAffinitySchedulingStrategy(own_node_id(), soft=True)
 
 
 def find_members(name: str) -> Launched:

@@ -10,17 +10,19 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError, RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError
 
 from actors.config import PoolConfig, pool_config
 from actors.dispatcher.statistics import PoolStatistics, WorkerState
-from actors.errors import ConfigurationError, ExlpoolError, NoHealthyWorker, PoolClosed, PoolNotFound
+from actors.errors import ConfigurationError, ExlpoolError, NoHealthyWorker, PoolClosed
 from actors.launch import Launched, find_members, launch
-from actors.ray_session import NAMESPACE, ensure_ray
+from actors.pool_names import closed_words
+from actors.ray_session import ensure_ray
 from actors.request.options import request_options
 from actors.request.prompt import Prompt
 from actors.results import GenerationResult
 from actors.script.changes import GRACE_S, drain, keep, replace, scale
+from actors.script.finding import find_pool
 from actors.script.front_actor import end_front_actor, start_front_actor
 from actors.script.fronts import ScriptFronts
 from actors.script.map import map_prompts
@@ -72,13 +74,17 @@ class Pool:
         progress: ProgressCallback | None = None,
         **settings: Any,
     ) -> Self:
-        """Start workers and wait until every one of them can generate.
+        """Start workers and wait until the first of them can generate, or (`wait_for="all"`) every one. The others join
+        as they are ready; of one that then fails the log and `workers()` tell.
 
         `settings` are the fields of `PoolConfig` (or give one as `config`); without a model it is the built-in one.
         Ray: the one this process is connected to, else the cluster at `address`, else a private one on this machine.
         `progress` is called with the state of all workers whenever it changes.
 
-        :raises ConfigurationError: a setting is wrong, or the cluster cannot hold the workers.
+        Workers for which the cluster has no room wait for it, as for the nodes of an autoscaler (`wait`).
+
+        :raises ConfigurationError: a setting is wrong, or the cluster cannot hold the workers and will not, or they
+            are not ready within `start_timeout_s`.
         :raises ModelError: the model cannot be loaded.
         """
         if config is not None and (settings or model is not None):
@@ -102,21 +108,24 @@ class Pool:
 
     @classmethod
     def connect(cls, name: str = "default", *, address: str | None = None) -> Self:
-        """Find a running pool by its name from any process of its cluster. Closing the result leaves the pool alone.
+        """Find a running pool by its name, or by that of the model that it serves, from any process of its cluster.
+        Closing the result leaves the pool alone.
+
+        While an application is updated, a model may have an old pool and a new one: it is the newest one that can
+        generate. A connection whose pool gives way ends with `PoolClosed`, and connecting again finds the next one.
 
         Without `address` it is the cluster that this process is connected to, that of RAY_ADDRESS, or the one that
         runs on this machine.
 
-        :raises PoolNotFound: there is none.
+        :raises PoolNotFound: there is none; it says which there are.
         """
         owns_ray = ensure_ray(address or "auto")
         try:
-            dispatcher = ray.get_actor(name, namespace=NAMESPACE)
-            config = _config_of(dispatcher)
-        except (ValueError, RayActorError, GetTimeoutError):
+            dispatcher, config = find_pool(name)
+        except BaseException:
             if owns_ray:
                 ray.shutdown()
-            raise PoolNotFound(f"No pool named {name!r} runs on this cluster; start one with Pool.start.") from None
+            raise
         return cls(config, dispatcher, launched=None, owns_ray=owns_ray)
 
     def stream(self, prompt: Prompt, **options: Any) -> TextStream:
@@ -161,17 +170,17 @@ class Pool:
     def statistics(self) -> PoolStatistics:
         """A snapshot of the dispatcher's whole state."""
         self._openness.require()
-        snapshot: PoolStatistics = _answer(self._dispatcher.statistics.remote())
+        snapshot: PoolStatistics = self._answer(self._dispatcher.statistics.remote())
         return snapshot
 
     def story(self, request_id: str) -> tuple[str, ...]:
         """What happened to a request, when and why there; empty for one that is unknown or long gone."""
         self._openness.require()
-        lines: tuple[str, ...] = _answer(self._dispatcher.story.remote(request_id))
+        lines: tuple[str, ...] = self._answer(self._dispatcher.story.remote(request_id))
         return lines
 
     def workers(self) -> tuple[WorkerState, ...]:
-        """Every worker: its `state` ("up", "starting", "draining", "lost"), what it has done and what it can take."""
+        """Every worker: its `state` ("up", "starting", "waiting", "draining", "lost"), what it does, where it is."""
         return self.statistics().workers
 
     def scale(self, workers: int, *, grace_s: float | None = GRACE_S, wait: bool = True) -> None:
@@ -237,6 +246,20 @@ class Pool:
             last_first.callback(self._forget_front)
             last_first.callback(self._fronts.close)
 
+    def _answer(self, reference: ray.ObjectRef[T]) -> T:
+        """What the dispatcher says.
+
+        :raises NoHealthyWorker: it does not answer at the moment.
+        :raises PoolClosed: it is gone.
+        """
+        try:
+            return ray.get(reference, timeout=CLOSE_TIMEOUT_S)
+        except ActorDiedError:
+            gone = closed_words(self.config.name, "The pool's dispatcher is gone; start the pool again.")
+            raise PoolClosed(gone) from None
+        except (ActorUnavailableError, GetTimeoutError):
+            raise NoHealthyWorker("The pool's dispatcher does not answer.", retry_after_s=RETRY_AFTER_S) from None
+
     def _forget_front(self) -> None:
         """Its process goes with the last handle of it."""
         self._front = None
@@ -274,25 +297,6 @@ class Pool:
 
 def _arrived(_: SameCluster, cls: type[Pool], config: PoolConfig, dispatcher: Any, front: Any) -> Pool:
     return cls(config, dispatcher, launched=None, owns_ray=False, front=front)
-
-
-def _answer(reference: ray.ObjectRef[T]) -> T:
-    """What the dispatcher says.
-
-    :raises NoHealthyWorker: it does not answer at the moment.
-    :raises PoolClosed: it is gone.
-    """
-    try:
-        return ray.get(reference, timeout=CLOSE_TIMEOUT_S)
-    except ActorDiedError:
-        raise PoolClosed("The pool's dispatcher is gone; start the pool again.") from None
-    except (ActorUnavailableError, GetTimeoutError):
-        raise NoHealthyWorker("The pool's dispatcher does not answer.", retry_after_s=RETRY_AFTER_S) from None
-
-
-def _config_of(dispatcher: Any) -> PoolConfig:
-    config: PoolConfig = ray.get(dispatcher.config.remote(), timeout=CLOSE_TIMEOUT_S)
-    return config
 
 
 def _stop(members: Launched) -> None:

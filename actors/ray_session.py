@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayError
 from ray.runtime_context import get_runtime_context
+from ray.util import get_node_ip_address
 
+from actors.cluster_room import mark_private
 from actors.errors import ConfigurationError, PoolClosed, first_line
 from actors.ray_checks import require_cluster, require_temp_dir
 from actors.ray_token import tokens_forbidden, use_tokens
@@ -73,15 +76,18 @@ def find_actor(name: str) -> Any:
         return None
 
 
-def ensure_ray(address: str | None) -> bool:
+def ensure_ray(address: str | None, *, quiet: bool = False) -> bool:
     """Use the Ray that is there already, else the one asked for (`address`, or the RAY_ADDRESS of the environment),
     else a fresh private one on this machine. Returns whether this call connected, so that the caller disconnects.
+    `quiet`: what the cluster's processes print is not printed here.
 
     :raises ConfigurationError: there is no cluster at the address, or none can be started here; in one sentence.
     """
     if ray.is_initialized():
+        if _started_here():
+            mark_private()
         return False
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    target = _target(address)
     if target == "local":
         require_temp_dir()
         use_tokens(not tokens_forbidden())
@@ -95,12 +101,30 @@ def ensure_ray(address: str | None) -> bool:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     private = {"include_dashboard": False} if target == "local" else {}
     try:
-        ray.init(address=target, namespace=NAMESPACE, logging_level=logging.WARNING, **private)  # type: ignore[arg-type]
+        ray.init(address=target, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=not quiet, **private)  # type: ignore[arg-type]
     except Exception as error:  # Ray has no one type for what can go wrong here, and raises bare `Exception` too
         ray.shutdown()  # what it had started by then
         what = "start a private Ray cluster" if target == "local" else f"connect to a Ray cluster at {target!r}"
         raise ConfigurationError(f"Cannot {what}: {first_line(error)}") from error
+    if target == "local":
+        mark_private()
     return True
+
+
+def starts_private_cluster(address: str | None) -> bool:
+    """Whether `ensure_ray` would start one: then all workers run on this machine."""
+    return not ray.is_initialized() and _target(address) == "local"
+
+
+def _target(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _started_here() -> bool:
+    """Whether this process has itself started the cluster that it is connected to, by `ray.init`: such a one ends with
+    it, and nobody adds machines to it."""
+    node = ray._private.worker._global_node
+    return node is not None and bool(node.head)
 
 
 def open_stream(method: Any, *arguments: Any) -> Any:
@@ -153,6 +177,22 @@ def own_node_id() -> str:
     return str(get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
+def own_node() -> str:
+    """The address of the node that this process runs on, as Ray shows it to people; empty without a connection."""
+    return str(get_node_ip_address()) if ray.is_initialized() else ""  # type: ignore[no-untyped-call]
+
+
+def own_node_name() -> str:
+    """How errors call the node that this process runs on: its address, and the name that people gave the machine."""
+    address, host = own_node(), socket.gethostname()
+    return f"{address} ({host})" if address else host
+
+
+def own_gpus() -> tuple[str, ...]:
+    """The ids of the GPUs that Ray has given to this process, as they are numbered on its node."""
+    return tuple(get_runtime_context().get_accelerator_ids()["GPU"]) if ray.is_initialized() else ()
+
+
 class RaySession:
     """The connection to Ray that this process had when this was made. It ends with `ray.shutdown`, and a later
     `ray.init` does not bring it back.
@@ -197,23 +237,3 @@ class RaySession:
 def _session_id() -> tuple[str, str] | None:
     cluster = cluster_id()
     return None if cluster is None else (cluster, get_runtime_context().get_worker_id())
-
-
-def require_resources(*, cpus: float, gpus: float) -> None:
-    """Refuse a pool that the cluster can never hold, since Ray would wait for ever in silence.
-
-    :raises ConfigurationError: saying what is missing and which setting helps.
-    """
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    if gpus > total.get("GPU", 0.0):
-        raise ConfigurationError(
-            f"The workers need {gpus:g} GPUs but the cluster has {total.get('GPU', 0.0):g}: "
-            "lower `workers` or `gpus_per_worker`.",
-            param="gpus_per_worker",
-        )
-    if cpus > total.get("CPU", 0.0):
-        raise ConfigurationError(
-            f"The workers need {cpus:g} CPUs but the cluster has {total.get('CPU', 0.0):g}: "
-            "lower `workers` or `cpus_per_worker`.",
-            param="cpus_per_worker",
-        )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -20,11 +20,12 @@ import ray
 from ray.exceptions import ActorDiedError, RayError
 from ray.util import list_named_actors
 
+from actors.cluster_room import Claim
 from actors.config import EngineConfig, PoolConfig
-from actors.engines.registry import resolve_engine_name
 from actors.errors import first_line
 from actors.ray_session import NAMESPACE, SLOT_PREFIX, RaySession, worker_name
 from actors.worker.worker import Worker
+from actors.worker_places import WorkerPlaces
 
 logger = logging.getLogger(__name__)
 
@@ -52,23 +53,28 @@ class WorkerStarter:
     def workers(self) -> tuple[Any, ...]:
         return tuple(self._workers.values())
 
-    def start(self, slot_name: str, config: PoolConfig) -> None:
-        """Have a worker made, and return while it loads; after `close` nothing happens."""
+    def start(self, configs: Mapping[str, PoolConfig]) -> None:
+        """Have workers made, by their slots' names, and return while they load; after `close` nothing happens."""
         with self._lock:
-            if not self._closed:
-                self._workers[slot_name] = self._make(slot_name, config)
+            if self._closed:
+                return
+            places = WorkerPlaces()
+            for slot_name, config in configs.items():
+                self._workers[slot_name] = self._make(slot_name, config, places)
 
-    def _make(self, slot_name: str, config: PoolConfig) -> Any:
+    def _make(self, slot_name: str, config: PoolConfig, places: WorkerPlaces) -> Any:
         engine_config = EngineConfig(**{name: getattr(config, name) for name in EngineConfig.model_fields})
-        cpus, gpus = resources_of_worker(config)
+        claim = claim_of_worker(config)
         worker: Any = (
             ray.remote(Worker)
             .options(
                 name=worker_name(self._pool, slot_name),
                 namespace=NAMESPACE,
                 lifetime=self._lifetime,
-                num_cpus=cpus,
-                num_gpus=gpus,
+                num_cpus=claim.cpus,
+                num_gpus=claim.gpus,
+                label_selector=dict(claim.labels) or None,
+                scheduling_strategy=places.choose(config.placement, claim),
                 max_restarts=config.max_restarts,
             )
             .remote(slot_name, engine_config)
@@ -119,19 +125,19 @@ class WorkerStarter:
     def _carry_out(self, orders: dict[str, PoolConfig]) -> None:
         for slot_name in self._workers.keys() - orders.keys():
             kill_actors([self._workers.pop(slot_name)])
-        for slot_name in orders.keys() - self._workers.keys():
-            self.start(slot_name, orders[slot_name])
+        self.start({slot_name: config for slot_name, config in orders.items() if slot_name not in self._workers})
 
     def __repr__(self) -> str:
         return f"<WorkerStarter of {self._pool}: {', '.join(self._workers) or 'no workers'}>"
 
 
-def resources_of_worker(config: PoolConfig) -> tuple[float, float]:
-    """CPUs and GPUs that one worker claims from Ray."""
+def claim_of_worker(config: PoolConfig) -> Claim:
+    """What one worker claims from Ray. Its engine is decided by then (`actors.engine_choice`)."""
+    assert config.engine != "auto", "the engine of a pool is decided before its workers are started"
     gpus = config.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if resolve_engine_name(config) in GPU_ENGINES else 0.0
-    return config.cpus_per_worker, gpus
+        gpus = 1.0 if config.engine in GPU_ENGINES else 0.0
+    return Claim(config.cpus_per_worker, gpus, config.node_labels)
 
 
 def kill_actors(actors: Iterable[Any]) -> None:

@@ -58,9 +58,13 @@ class Dashboard:
 
     def applications(self) -> dict[str, Any]:
         """What Serve says of every application, by name."""
-        found = self._ask(self._client.get_serve_details)
-        applications: dict[str, Any] = found.get("applications", {})
+        applications: dict[str, Any] = self.details().get("applications", {})
         return applications
+
+    def details(self) -> dict[str, Any]:
+        """All that Serve says: of its applications, of its proxies, and where it listens."""
+        found: dict[str, Any] = self._ask(self._client.get_serve_details)
+        return found
 
     def deploy(self, document: dict[str, Any]) -> None:
         """Hand a configuration over."""
@@ -114,9 +118,15 @@ def dashboard_url(address: str) -> str:
 
     :raises ConfigurationError: none runs here, it does not let this process in, or it has no dashboard.
     """
-    if address != THIS_MACHINE:
-        return address
-    cluster = require_cluster(address)
+    return dashboard_of(address) if address == THIS_MACHINE else address
+
+
+def dashboard_of(cluster_address: str) -> str:
+    """The URL of the dashboard of the cluster at HOST:PORT, or "auto".
+
+    :raises ConfigurationError: none is there, it does not let this process in, or it has no dashboard.
+    """
+    cluster = require_cluster(cluster_address)
     try:
         with ControlService(cluster.address) as service:
             found = service.dashboard(cluster.token)
@@ -124,7 +134,7 @@ def dashboard_url(address: str) -> str:
         found = None
     if found is None:
         raise ConfigurationError(
-            "The cluster on this machine does not say where its dashboard is: give its address, such as "
+            f"The cluster at {cluster_address!r} does not say where its dashboard is: give its address, such as "
             "http://127.0.0.1:8265.",
             param="address",
         )

@@ -60,7 +60,7 @@ def main() -> None:
     ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     settings: dict[str, Any] = {"cache_tokens": 65536, "max_batch_size": 8, "simulated": {"step_s": 0.01}}
     with (
-        Pool.start(name="nodes", engine="simulated", workers=3, **settings) as pool,
+        Pool.start(name="nodes", engine="simulated", workers=3, wait_for="all", **settings) as pool,
         ThreadPoolExecutor(1) as thread,
     ):
         before = wait(pool, all_up)

@@ -32,6 +32,7 @@ def pool(ray_cluster: None) -> Iterator[Pool]:
         name="faulty",
         engine="simulated",
         workers=2,
+        wait_for="all",
         cache_tokens=65536,
         max_batch_size=8,
         stall_timeout_s=1.0,

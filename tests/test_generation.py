@@ -40,7 +40,8 @@ MAX_NEW_TOKENS = 48
 
 @pytest.fixture(scope="module")
 def pool(ray_cluster: None) -> Iterator[Pool]:
-    with Pool.start(name="real", engine="cpu", workers=2, cache_tokens=32768, max_batch_size=16) as made:
+    settings: dict[str, Any] = {"engine": "cpu", "cache_tokens": 32768, "max_batch_size": 16}
+    with Pool.start(name="real", workers=2, wait_for="all", **settings) as made:
         yield made
 
 

@@ -24,7 +24,7 @@ import ray
 from actors import Pool
 
 how = sys.argv[1]
-pool = Pool.start(engine="simulated", workers=2, cache_tokens=8192)
+pool = Pool.start(engine="simulated", workers=2, wait_for="all", cache_tokens=8192)
 references = [pool.generate.remote([5, 6, 7], max_new_tokens=4000) for _ in range(2)]
 for delta in pool.stream([5, 6, 7], max_new_tokens=4000):
     break

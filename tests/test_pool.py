@@ -36,6 +36,7 @@ def pool(ray_cluster: None) -> Iterator[Pool]:
         name="shared",
         engine="simulated",
         workers=2,
+        wait_for="all",
         cache_tokens=16384,
         max_batch_size=8,
         simulated={"step_s": 0.005},
@@ -70,6 +71,11 @@ def test_many_at_once_each_get_their_own_and_both_workers_work(pool: Pool) -> No
     results = ray.get(references, timeout=120)
     assert [result.token_ids for result in results] == [expected(prompt, 10) for prompt in prompts]
     assert {result.worker_id.partition("#")[0] for result in results} == {"worker-0", "worker-1"}
+
+
+def test_the_pool_says_on_which_node_each_worker_runs(pool: Pool) -> None:
+    address = ray.util.get_node_ip_address()
+    assert [(worker.node, worker.gpus) for worker in pool.workers()] == [(address, ()), (address, ())]
 
 
 def test_a_stream_is_the_result_in_pieces(pool: Pool) -> None:

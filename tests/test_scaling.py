@@ -74,6 +74,7 @@ def start(name: str, workers: int, **settings: Any) -> Pool:
         name=name,
         engine="simulated",
         workers=workers,
+        wait_for="all",
         cpus_per_worker=0.5,
         cache_tokens=65536,
         max_batch_size=8,

@@ -36,7 +36,7 @@ if stage == "loading":
     pool_module.wait_until_ready = ready
 if stage == "closing":
     pool_module._stop = ready
-pool = Pool.start(name="killed", engine="simulated", workers=2, address=address, simulated=simulated)
+pool = Pool.start(name="killed", engine="simulated", workers=2, wait_for="all", address=address, simulated=simulated)
 calls = [pool.generate.remote((5, number), max_new_tokens=3000) for number in range(4)]
 stream = iter(pool.stream((6, 7), max_new_tokens=3000))
 next(stream)

@@ -71,7 +71,7 @@ def test_workers_that_are_stopped_are_ended_whether_or_not_they_work_and_request
     eventually: Eventually,
 ) -> None:
     """With the time that a step may take by default, which is much longer."""
-    with Pool.start(name="stopped", **SETTINGS, workers=3, simulated={"step_s": 0.02}) as pool:
+    with Pool.start(name="stopped", **SETTINGS, workers=3, wait_for="all", simulated={"step_s": 0.02}) as pool:
         references, expected = ask(pool, 2, 400)
         eventually(lambda: busy(pool, 2))
         states = pool.statistics().workers
@@ -89,8 +89,8 @@ def test_workers_that_are_stopped_are_ended_whether_or_not_they_work_and_request
 
 def test_an_engine_s_process_that_was_stopped_while_it_waited_ends_its_worker(eventually: Eventually) -> None:
     """The worker's own event loop is well, and answers: it is judged by what its engine does not take up."""
-    simulated = {"step_s": 0.01, "own_process": True}
-    with Pool.start(name="apart", **SETTINGS, workers=2, stall_timeout_s=1.0, simulated=simulated) as pool:
+    settings = {**SETTINGS, "stall_timeout_s": 1.0, "simulated": {"step_s": 0.01, "own_process": True}}
+    with Pool.start(name="apart", workers=2, wait_for="all", **settings) as pool:
         worker = worker_process(pool, "worker-1")
         (engine,) = worker.children()
         os.kill(engine.pid, signal.SIGSTOP)

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import time
 
-import ray
-
+from actors.cluster_room import Claim, Growth, growth, room_for
 from actors.config import PoolConfig
 from actors.dispatcher.membership import Membership
 from actors.dispatcher.slots import Slots
@@ -25,9 +24,9 @@ class Autoscaler:
     """Looks at the load again and again; what to do is for `actors.scheduling.scaling` to say."""
 
     def __init__(
-        self, config: PoolConfig, claim: tuple[float, float], state: SchedulerState, slots: Slots, members: Membership
+        self, config: PoolConfig, claim: Claim, state: SchedulerState, slots: Slots, members: Membership
     ) -> None:
-        """`claim` is the CPUs and GPUs of one worker."""
+        """`claim` is that of one worker."""
         fewest, most = config.bounds
         self._scaling = Scaling(
             min_workers=fewest,
@@ -36,6 +35,7 @@ class Autoscaler:
             down_after_s=config.scale_down_after_s,
         )
         self._claim = claim
+        self._waits = config.wait
         self._state = state
         self._slots = slots
         self._members = members
@@ -47,7 +47,7 @@ class Autoscaler:
             load = self._load()
             target = self._scaling.target(time.monotonic(), load)
             if target > load.workers:
-                target = min(target, load.workers + await asyncio.to_thread(_room_for, *self._claim))
+                target = min(target, load.workers + await asyncio.to_thread(self._further))
             if target != load.workers:
                 logger.warning("The pool goes from %d to %d workers: %s", load.workers, target, load)
                 await self._members.scale(target, GRACE_S)
@@ -57,12 +57,11 @@ class Autoscaler:
         starting = sum(slot.worker_id is None and slot.failure is None for slot in staying)
         return load_of(self._state, time.monotonic(), workers=len(staying), starting=starting)
 
+    def _further(self) -> int:
+        """How many more workers may be asked for: those that fit in now, or any where the cluster grows by demand."""
+        if self._waits and growth() is Growth.AUTOSCALER:
+            return 1024
+        return room_for(self._claim)
+
     def __repr__(self) -> str:
         return f"<Autoscaler: {self._scaling!r}>"
-
-
-def _room_for(cpus: float, gpus: float) -> int:
-    """How many more workers the cluster can hold now, by the sum of what is free."""
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    rooms = [free.get(name, 0.0) // claim for name, claim in (("CPU", cpus), ("GPU", gpus)) if claim > 0.0]
-    return int(min(rooms, default=1024))

@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
+from actors.cluster_room import NO_CLAIM, Claim, require_room
 from actors.config import PoolConfig
 from actors.dispatcher.autoscaler import Autoscaler
 from actors.dispatcher.decisions import DecisionStreams
@@ -28,10 +29,11 @@ from actors.dispatcher.plan import PlanStore, first_plan
 from actors.dispatcher.replacing import Replacement
 from actors.dispatcher.slots import Slot, Slots
 from actors.dispatcher.statistics import PoolStatistics, WorkerState
+from actors.dispatcher.waiting import WaitingWorkers
 from actors.dispatcher.watchdog import Watchdog
 from actors.errors import ConfigurationError
 from actors.messages import Admission, Decision, Release, Welcome
-from actors.ray_session import require_resources, was_restarted
+from actors.ray_session import was_restarted
 from actors.scheduling.actions import Action, Probe, Refuse, Resync, Revoke, Start, StopWorker
 from actors.scheduling.config import SchedulerConfig
 from actors.scheduling.core import Scheduler
@@ -70,10 +72,10 @@ class Dispatcher:
         config: PoolConfig,
         model_dir: str,
         slot_names: tuple[str, ...],
-        claim: tuple[float, float] = (0.0, 0.0),
+        claim: Claim = NO_CLAIM,
         starter: StartsWorkers | None = None,
     ) -> None:
-        """`claim` is the CPUs and GPUs of one worker. Without a `starter` the pool's owner follows `orders`."""
+        """`claim` is that of one worker. Without a `starter` the pool's owner follows `orders`."""
         self._config = config
         self._model_dir = model_dir
         self._claim = claim
@@ -104,6 +106,8 @@ class Dispatcher:
         self._settles = was_restarted()
         """No front has come back yet after a restart."""
         self._supervisor.start("ticks", self._tick(), on_end=end_process("The dispatcher's clock"))
+        waiting = WaitingWorkers(claim, self._slots)
+        self._supervisor.start("workers that wait", waiting.run(), on_end=end_process("Who looks for waiting workers"))
         fewest, most = config.bounds
         if fewest != most:
             autoscaler = Autoscaler(config, claim, self._scheduler.state, self._slots, self._members)
@@ -194,8 +198,7 @@ class Dispatcher:
             fewest, most = 1, 1024
         if not fewest <= workers <= most:
             raise ConfigurationError(f"This pool has from {fewest} to {most} workers, not {workers}.", param="workers")
-        cpus, gpus = self._claim
-        await asyncio.to_thread(require_resources, cpus=workers * cpus, gpus=workers * gpus)
+        await asyncio.to_thread(require_room, workers, self._claim, wait=self._config.wait)
         await self._members.scale(workers, grace_s)
 
     async def drain(self, worker: str, grace_s: float | None, *, restart: bool) -> str | None:

@@ -23,29 +23,40 @@ ProgressCallback = Callable[[tuple[WorkerState, ...]], None]
 
 
 def wait_until_ready(dispatcher: Any, config: PoolConfig, progress: ProgressCallback | None) -> None:
-    """:raises ExlpoolError: a worker could not be loaded, or not in time."""
+    """Wait for the first worker that can generate, or for all of them, as `wait_for` says. One that fails when the
+    first can generate is for the log and for the pool's statistics, unless all are waited for.
+
+    :raises ExlpoolError: a worker could not be loaded, or not in time.
+    """
+    enough = any if config.wait_for == "first" else all
     deadline_s = time.monotonic() + config.start_timeout_s
     version = -1
+    states: tuple[WorkerState, ...] = ()
     while True:
         remaining_s = max(deadline_s - time.monotonic(), 0.0)
         try:
             version, states = ray.get(dispatcher.progress.remote(version), timeout=remaining_s)
         except GetTimeoutError:
-            raise ConfigurationError(
-                f"The workers were not ready within {config.start_timeout_s:g} s: the cluster may be busy with "
-                "others, or `start_timeout_s` too short for this model.",
-                param="start_timeout_s",
-            ) from None
+            raise ConfigurationError(_too_late(states, config), param="start_timeout_s") from None
         except RayError as error:
             logger.error("The workers cannot be followed while they load: %s", first_line(error))
             raise PoolClosed(f"The pool was lost while its workers loaded: {plain_reason(error)}.") from None
         if progress is not None:
             progress(states)
+        if states and enough(state.worker_id is not None for state in states):
+            return
         for state in states:
             if state.failure is not None:
                 raise state.failure
-        if all(state.worker_id is not None for state in states):
-            return
+
+
+def _too_late(states: tuple[WorkerState, ...], config: PoolConfig) -> str:
+    told = f"The workers were not ready within {config.start_timeout_s:g} s"
+    waiting = [state for state in states if state.state == "waiting"]
+    if not waiting:
+        return f"{told}: the cluster may be busy with others, or `start_timeout_s` too short for this model."
+    others = f", and so do {len(waiting) - 1} others" if len(waiting) > 1 else ""
+    return f"{told}: {waiting[0].slot_name} {waiting[0].waiting}{others}."
 
 
 def follow_orders(owner: object, dispatcher: Any, starter: WorkerStarter) -> LoopThread:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
 from rich.table import Table
@@ -17,6 +18,8 @@ from rich.text import Text
 from actors import ExlpoolError, GenerationResult, WorkerState
 
 errors = Console(stderr=True)
+SHOWN_WORKERS = 8
+"""Of which single ones are shown while they load."""
 
 
 def complain(message: str) -> None:
@@ -32,12 +35,28 @@ class Loading:
 
     def __call__(self, states: tuple[WorkerState, ...]) -> None:
         ready = sum(state.worker_id is not None for state in states)
-        stages = [state.loading for state in states if state.loading is not None and state.worker_id is None]
-        detail = f" ({stages[0][0]} {stages[0][1]}/{stages[0][2]})" if stages else ""
-        self._status.update(f"Starting workers: {ready} of {len(states)} ready{detail}")
+        lines = [f"Starting workers: {ready} of {len(states)} ready"]
+        others = [state for state in states if state.worker_id is None]
+        lines += [f"  {escape(_coming(state))}" for state in others[:SHOWN_WORKERS]]
+        if len(others) > SHOWN_WORKERS:
+            lines.append(f"  and {len(others) - SHOWN_WORKERS} more")
+        self._status.update("\n".join(lines))
 
     def done(self) -> None:
         self._status.stop()
+
+
+def _coming(state: WorkerState) -> str:
+    """What a worker that cannot generate yet is at."""
+    where = f" on {state.node}" if state.node else ""
+    if state.waiting:
+        return f"{state.slot_name} {state.waiting}"
+    if state.failure is not None:
+        return f"{state.slot_name}{where} is lost: {state.failure}"
+    if state.loading is None:
+        return f"{state.slot_name}{where} starts"
+    stage, done, total = state.loading
+    return f"{state.slot_name}{where}: {stage} {done}/{total}"
 
 
 @contextmanager

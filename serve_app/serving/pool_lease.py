@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
+from actors.cluster_room import PLACED, on_head
 from actors.ray_session import NAMESPACE, cancel_stream, open_stream
 from serve_app.config import ModelConfig
 from serve_app.serving.pool_holder import HeldPool, Notice, PoolHolder
@@ -21,7 +22,7 @@ RETRY_S = 0.2
 
 
 def ensure_holder(app_name: str, config: ModelConfig) -> Any:
-    """The holder of the pool with this configuration, which is made if there is none."""
+    """The holder of the pool with this configuration, which is made if there is none, on the head if that is there."""
     return (
         ray.remote(PoolHolder)
         .options(
@@ -29,8 +30,9 @@ def ensure_holder(app_name: str, config: ModelConfig) -> Any:
             namespace=NAMESPACE,
             lifetime="detached",
             get_if_exists=True,
-            num_cpus=0,
+            **PLACED,
             max_restarts=-1,
+            scheduling_strategy=on_head(),
         )
         .remote(config, pool_key(app_name, config), int(time.time()))
     )

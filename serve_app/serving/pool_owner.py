@@ -37,7 +37,8 @@ class PoolOwner:
     async def __init__(  # type: ignore[misc] # Serve awaits it
         self, config: ModelConfig, drain_s: float, models: tuple[ModelConfig, ...] = ()
     ) -> None:
-        """`models` are all those of this version of the application. Returns when all workers are ready.
+        """`models` are all those of this version of the application. Returns when the first worker can generate, or
+        (`wait_for`) all can.
 
         :raises ExlpoolError: the pool could not be started.
         """
@@ -45,6 +46,8 @@ class PoolOwner:
         self._config, self._drain_s, self._models = config, drain_s, models or (config,)
         self._proven: str | None = None
         """The life of the pool that was seen to work."""
+        self._waiting = ""
+        """What a worker waits for while there is no node for it."""
         self._began = False
         """Nothing of the pool worked yet when this owner came, so that it takes nothing away by ending it."""
         begins = not await is_there(self._app_name, config)
@@ -53,7 +56,7 @@ class PoolOwner:
         try:
             if not roomy:
                 await self._make_room()
-            await self._all_ready()
+            await self._ready()
             await self._owned.prove()
         except Exception:
             if self._began:
@@ -97,17 +100,16 @@ class PoolOwner:
     async def _make_room(self) -> None:
         await make_room(self._app_name, self._config, self._models, self._drain_s)
 
-    async def _all_ready(self) -> None:
+    async def _ready(self) -> None:
         try:
             async with asyncio.timeout(self._config.start_timeout_s) as limit:
-                await self._until_all_ready(limit)
+                await self._until_ready(limit)
         except TimeoutError:
-            raise ConfigurationError(
-                f"The workers of {self._config.name} were not ready within {self._config.start_timeout_s:g} s.",
-                param="start_timeout_s",
-            ) from None
+            told = f"The workers of {self._config.name} were not ready within {self._config.start_timeout_s:g} s"
+            why = f": {self._waiting}" if self._waiting else ""
+            raise ConfigurationError(f"{told}{why}.", param="start_timeout_s") from None
 
-    async def _until_all_ready(self, limit: asyncio.Timeout) -> None:
+    async def _until_ready(self, limit: asyncio.Timeout) -> None:
         version, starved_at_s = ANY_VERSION, time.monotonic() + STARVED_S
         while True:
             pool = self._owned.pool
@@ -125,12 +127,14 @@ class PoolOwner:
                     await asyncio.sleep(RETRY_S)
                 continue
             self._began = self._began or not any(state.worker_id is not None for state in states)
+            self._waiting = next((f"{state.slot_name} {state.waiting}" for state in states if state.waiting), "")
+            enough = any if self._config.wait_for == "first" else all
+            if states and enough(state.worker_id is not None for state in states):
+                self._proven = pool.life
+                return
             for state in states:
                 if state.failure is not None:
                     raise state.failure
-            if all(state.worker_id is not None for state in states):
-                self._proven = pool.life
-                return
             if time.monotonic() > starved_at_s and await self._starves(states):
                 starved_at_s = math.inf  # once is enough
                 limit.reschedule(None)

@@ -7,11 +7,12 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
-import ray
 from ray.exceptions import RayError
 
+from actors.cluster_room import room_for
+from actors.engine_choice import decide_engine
 from actors.ray_session import cancel_stream, open_stream
-from actors.worker_starter import resources_of_worker
+from actors.worker_starter import claim_of_worker
 from serve_app.config import ModelConfig
 from serve_app.serving.pool_lease import RETRY_S, get_holder, until_gone
 from serve_app.serving.pool_names import holder_name, holders_of
@@ -23,10 +24,11 @@ CALLED_OFF_PAUSE_S = 5.0
 
 
 def has_room(config: ModelConfig, workers: int) -> bool:
-    """Whether so many workers of the model fit beside all that runs, as far as Ray tells."""
-    cpus, gpus = resources_of_worker(config)
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    return workers * cpus <= free.get("CPU", 0.0) and workers * gpus <= free.get("GPU", 0.0)
+    """Whether so many workers of the model fit beside all that runs, as far as Ray tells.
+
+    :raises ModelError: nobody can say what engine it needs.
+    """
+    return workers <= room_for(claim_of_worker(decide_engine(config)))
 
 
 async def is_there(app_name: str, config: ModelConfig) -> bool:

@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
     settings = CONFIG.model_dump(exclude={"model"})
-    with Pool.start(workers=WORKERS, cpus_per_worker=0.5, **settings) as pool:
+    with Pool.start(workers=WORKERS, wait_for="all", cpus_per_worker=0.5, **settings) as pool:
         direct: list[Any] = [ray.remote(DirectWorker).options(num_cpus=0).remote() for _ in range(WORKERS)]
         measure(pool, direct, 50)
         rounds = [measure(pool, direct, arguments.requests) for _ in range(arguments.repeat)]

@@ -140,7 +140,8 @@ def main() -> None:
     parser.add_argument("--cache-tokens", type=int, default=131_072)
     parser.add_argument("--engine", default="exllamav2", help="cpu tries this file itself without a GPU")
     arguments = parser.parse_args()
-    settings: dict[str, Any] = {"engine": arguments.engine, "cache_tokens": arguments.cache_tokens, "workers": 2}
+    settings: dict[str, Any] = {"engine": arguments.engine, "cache_tokens": arguments.cache_tokens}
+    settings |= {"workers": 2, "wait_for": "all"}
     with Pool.start(arguments.model, **settings) as pool:
         asyncio.run(compare(pool, arguments.streams, arguments.tokens))
 

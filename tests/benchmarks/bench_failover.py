@@ -39,6 +39,7 @@ CONFIG = pool_config(
     name="failover",
     engine="cpu",
     workers=3,
+    wait_for="all",
     cpus_per_worker=0.1,
     cache_tokens=64 * 2048,
     context_tokens=2048,

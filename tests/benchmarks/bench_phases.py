@@ -42,6 +42,7 @@ CONFIG = pool_config(
     name="phases",
     engine="simulated",
     workers=4,
+    wait_for="all",
     cpus_per_worker=0.1,
     max_batch_size=4,
     max_wait_s=1.0,

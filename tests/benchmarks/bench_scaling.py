@@ -66,7 +66,7 @@ def measure(pool: Pool, prompts: list[str], tokens: int) -> Round:
 def start_pool(workers: int, model: Path | None) -> Pool:
     name = f"scaling-{workers}"
     return Pool.start(
-        config=pool_config(name=name, workers=workers, engine="cpu", cpus_per_worker=0.5, model=model),
+        config=pool_config(name=name, workers=workers, wait_for="all", engine="cpu", cpus_per_worker=0.5, model=model),
     )
 
 

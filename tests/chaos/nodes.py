@@ -36,6 +36,7 @@ CONFIG = pool_config(
     name="nodes",
     engine="simulated",
     workers=2 * WORKERS_PER_NODE,
+    wait_for="all",
     cpus_per_worker=1.0,
     max_batch_size=16,
     max_restarts=-1,

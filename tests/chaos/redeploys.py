@@ -35,6 +35,7 @@ BASE: dict[str, Any] = {
     "name": "sim",
     "engine": "simulated",
     "workers": 2,
+    "wait_for": "all",
     "cpus_per_worker": 0.1,
     "simulated": {"step_s": 0.02},
     "fronts": {"min_replicas": 1, "max_replicas": 1},

@@ -38,7 +38,7 @@ def simulated_text(prompt: Any, tokens: int) -> str:
 @pytest.fixture
 def settings(tmp_path: Path) -> Path:
     file = tmp_path / "pool.yaml"
-    file.write_text("name: cli\nengine: simulated\nworkers: 2\nsimulated:\n  step_s: 0.001\n")
+    file.write_text("name: cli\nengine: simulated\nworkers: 2\nwait_for: all\nsimulated:\n  step_s: 0.001\n")
     return file
 
 
@@ -142,7 +142,7 @@ def test_an_interrupt_in_mid_run_keeps_what_is_done_and_leaves_nothing(
     prompts, out = tmp_path / "prompts.txt", tmp_path / "out.jsonl"
     prompts.write_text("".join(f"Prompt {number}\n" for number in range(2000)))
     settings = tmp_path / "pool.yaml"
-    settings.write_text("engine: simulated\nworkers: 2\nmax_batch_size: 2\nsimulated:\n  step_s: 0.02\n")
+    settings.write_text("engine: simulated\nworkers: 2\nwait_for: all\nmax_batch_size: 2\nsimulated:\n  step_s: 0.02\n")
     command = [EXLPOOL, "run", str(prompts), str(out), "--config", str(settings), "--max-new-tokens", "10"]
     script = subprocess.Popen(
         command, env=marked_environment(mark), stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -76,7 +76,7 @@ def serving(mark: str, *arguments: str) -> Iterator[Command]:
 def test_it_serves_until_ctrl_c_and_leaves_nothing(mark: str, eventually: Callable[..., None], tmp_path: Path) -> None:
     settings = tmp_path / "multi.yaml"
     settings.write_text(
-        "models:\n- {name: sim, engine: simulated, workers: 2, cpus_per_worker: 0.5}\n"
+        "models:\n- {name: sim, engine: simulated, workers: 2, wait_for: all, cpus_per_worker: 0.5}\n"
         "- {name: other, engine: simulated, cpus_per_worker: 0.1}\n"
     )
     with serving(mark, "--config", str(settings)) as command:
@@ -175,7 +175,8 @@ def multi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("options", "named"),
     [
         (["--workers", "2"], "--workers does not go with"),
-        (["--name", "c", "--cache-tokens", "512"], "--cache-tokens and --name do not go with"),
+        (["--name", "c", "--cache-tokens", "512"], "--cache-tokens does not go with"),
+        (["--name", "c"], "--name does not go with"),
         (["--model", "/nowhere"], "--model does not go with"),
     ],
 )

@@ -27,7 +27,7 @@ SHORT = "short"
 NARROW = "narrow"
 """One slow request at a time, and two in the queue."""
 MODELS: list[dict[str, Any]] = [
-    {"name": MODEL, "engine": "cpu", "workers": 2, "cache_tokens": 32768, "max_batch_size": 16},
+    {"name": MODEL, "engine": "cpu", "workers": 2, "wait_for": "all", "cache_tokens": 32768, "max_batch_size": 16},
     {"name": SHORT, "engine": "cpu", "workers": 1, "context_tokens": 512, "default_max_new_tokens": 8},
     {
         "name": NARROW,

@@ -15,6 +15,7 @@ from actors.dispatcher.restart_pauses import HOPELESS_DEATHS, RestartPauses
 from actors.dispatcher.slots import Slot, Slots
 from actors.errors import ModelError
 from actors.messages import Listening, StepReport, WorkerReady
+from actors.model_files.fingerprint import Fingerprint, ModelCopy
 from actors.scheduling.events import (
     Event,
     Reported,
@@ -46,6 +47,7 @@ class FakeWorker:
         self.reports = self
         self.end, self.close = Call(), Call()
         self.pauses: list[float] = []
+        self.node, self.gpus = "10.0.0.1", ("2", "3")
         self._lives = 0
         self.begin()
 
@@ -72,7 +74,7 @@ class FakeWorker:
     async def read(self, pause_s: float) -> AsyncIterator[Awaitable[Any]]:
         self.pauses.append(pause_s)
         said = self._said
-        news: Any = Listening(self.worker_id)
+        news: Any = Listening(self.worker_id, node=self.node, gpus=self.gpus)
         while True:
             if isinstance(news, Exception):
                 raise news
@@ -137,6 +139,17 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
         task.cancel()
 
 
+async def test_where_a_worker_runs_is_known_before_it_is_loaded_and_changes_with_its_life(rig: Rig) -> None:
+    await rig.heard()
+    state = rig.slot.state(0)
+    assert (state.state, state.node, state.gpus) == ("starting", "10.0.0.1", ("2", "3"))
+    rig.worker.node, rig.worker.gpus = "10.0.0.2", ("0", "1")
+    rig.worker.die()
+    await rig.heard()
+    state = rig.slot.state(0)
+    assert (state.node, state.gpus) == ("10.0.0.2", ("0", "1"))
+
+
 async def test_a_worker_that_dies_again_waits_ever_longer_and_comes_up_on_trial(rig: Rig) -> None:
     trials = []
     for _ in range(4):
@@ -186,6 +199,39 @@ async def test_a_worker_that_was_up_and_cannot_be_loaded_again_begins_anew(rig: 
     rig.worker.begin()
     assert (await rig.up()).trial
     assert rig.of(WorkerLost) == []
+
+
+def copied(node: str, digest: str) -> ModelCopy:
+    return ModelCopy(path="/m", node=node, fingerprint=Fingerprint((("config.json", digest),)))
+
+
+async def test_a_worker_with_another_copy_of_the_model_is_lost_and_ended(rig: Rig, killed: list[Any]) -> None:
+    other = rig.slots.add("other")
+    other.copy = copied("a", "1")
+    rig.worker.say(copied("b", "1"))
+    await rig.until(lambda: rig.slot.copy)
+    await rig.up()
+    rig.worker.die()
+    await rig.heard()
+    assert rig.slot.copy is None, "that life is over, and nobody is measured by it"
+    rig.worker.say(copied("b", "2"))
+    await rig.until(lambda: rig.of(WorkerLost))
+    assert killed == [rig.worker]
+    assert isinstance(rig.slot.failure, ModelError)
+    assert "on node b differs from that on node a: file config.json" in str(rig.slot.failure)
+
+
+async def test_a_copy_is_compared_with_those_of_the_same_settings_that_are_there(rig: Rig, killed: list[Any]) -> None:
+    rig.slots.add("of other settings", generation=1).copy = copied("a", "1")
+    lost = rig.slots.add("lost")
+    lost.copy, lost.failure = copied("a", "2"), ModelError("it was refused")
+    rig.slots.add("has not told yet")
+    rig.worker.say(copied("b", "3"))
+    await rig.up()
+    assert rig.slot.copy == copied("b", "3")
+    rig.worker.say(copied("b", "3"))
+    await rig.up()
+    assert killed == []
 
 
 async def test_a_worker_that_says_nothing_is_suspected_once_for_each_silence(rig: Rig) -> None:

@@ -103,6 +103,7 @@ def test_two_workers_share_a_gpu_and_a_killed_one_costs_no_result(eventually: Ev
         name="shared-gpu",
         engine="exllamav2",
         workers=2,
+        wait_for="all",
         gpus_per_worker=0.4,
         cache_tokens=64 * 1024,
         start_timeout_s=180.0,

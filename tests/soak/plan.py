@@ -67,6 +67,7 @@ def soak_pool() -> PoolConfig:
         name="soak",
         engine="simulated",
         workers=2,
+        wait_for="all",
         cache_tokens=192 * 256,
         max_batch_size=8,
         max_queued_requests=64,

@@ -13,8 +13,9 @@ from actors.engines.cpu.batch import Batch
 from actors.engines.cpu.loading import Loaded, load
 from actors.engines.grammar import GrammarMask
 from actors.engines.grammar_wait import GrammarWait
+from actors.engines.warm_up import generate_once
 from actors.errors import EngineFailure, InvalidRequest
-from actors.messages import WorkerLimits
+from actors.messages import LoadProgress, WorkerLimits
 from actors.paging.table import PageTable
 from actors.results import FinishReason
 
@@ -49,6 +50,11 @@ class CpuEngine:
         self._loaded = load(self._config, progress)
         self._table = PageTable(self._loaded.limits.total_pages)
         self._batch = Batch(self._loaded, self._table, self._config.chunk_tokens)
+        if self._config.warm_up:
+            progress(LoadProgress("warm-up", 0, 1))
+            generate_once(self, self._loaded.limits)
+            self.reset()
+            progress(LoadProgress("warm-up", 1, 1))
         return self._loaded.limits
 
     def submit(self, job: EngineJob) -> None:

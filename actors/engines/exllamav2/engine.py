@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from actors.config import EngineConfig
-from actors.engines.base import Capacity, Ended, EngineEvent, EngineJob, PageChanges, ProgressCallback, Started
+from actors.engines.base import Capacity, EngineEvent, EngineJob, PageChanges, ProgressCallback, Started
 from actors.engines.checks import check_job
 from actors.engines.exllamav2.checks import check_dry_range
 from actors.engines.exllamav2.generator import PoolGenerator
@@ -19,16 +19,13 @@ from actors.engines.exllamav2.recovery import cuda_is_lost, is_fatal
 from actors.engines.exllamav2.track import JobTrack
 from actors.engines.grammar import GrammarMask
 from actors.engines.grammar_wait import GrammarWait
+from actors.engines.warm_up import generate_once
 from actors.errors import FatalEngineError
 from actors.messages import LoadProgress, WorkerLimits
-from actors.paging.hashes import page_hashes
 from actors.paging.resident import ResidentPages
-from actors.results import FinishReason
 from actors.sampling import SamplingParams
 
 Loader = Callable[[EngineConfig, ProgressCallback], LoadedModel]
-
-_WARM_UP_TOKENS = 8
 
 
 class ExLlamaV2Engine:
@@ -51,7 +48,8 @@ class ExLlamaV2Engine:
 
     def load(self, progress: ProgressCallback) -> WorkerLimits:
         self._loaded = self._loader(self._config, progress)
-        self._warm_up(progress)
+        if self._config.warm_up:
+            self._warm_up(progress)
         return self._loaded.limits
 
     def submit(self, job: EngineJob) -> None:
@@ -200,22 +198,8 @@ class ExLlamaV2Engine:
     def _warm_up(self, progress: ProgressCallback) -> None:
         """Run every kernel once that a first request would wait for, then forget what was cached."""
         progress(LoadProgress("warm-up", 0, 1))
-        limits = self._model.limits
-        prompt = (limits.vocab_size // 2,) * min(64, limits.context_tokens // 2)
-        for job_id, temperature in enumerate((0.0, 1.0)):
-            params = SamplingParams(temperature=temperature, ignore_eos=True)
-            tokens = min(_WARM_UP_TOKENS, limits.context_tokens - limits.reserve_tokens - len(prompt))
-            names = page_hashes(prompt)
-            self.submit(
-                EngineJob(
-                    job_id=job_id, token_ids=prompt, page_hashes=names, max_new_tokens=tokens, seed=0, params=params
-                )
-            )
-        while self.has_work():
-            for event in self.step():
-                if isinstance(event, Ended) and event.reason is FinishReason.ERROR and event.error is not None:
-                    raise event.error
         loaded = self._model
+        generate_once(self, loaded.limits)
         if loaded.weights is not None and loaded.weights.quantised:
             loaded.generator.fit_rows()
         self.reset()

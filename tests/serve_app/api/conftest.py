@@ -20,7 +20,7 @@ OTHER_MODEL = "team/other"
 
 @pytest.fixture(scope="package")
 def pool(ray_cluster: None) -> Iterator[Pool]:
-    with Pool.start(name="api", engine="cpu", workers=2, cache_tokens=32768, max_batch_size=16) as made:
+    with Pool.start(name="api", engine="cpu", workers=2, wait_for="all", cache_tokens=32768, max_batch_size=16) as made:
         yield made
 
 

@@ -78,7 +78,7 @@ async def test_other_settings_of_a_model_make_a_new_pool_when_the_old_one_is_don
         async with http_client() as http:
             stream = asyncio.create_task(read_stream(http, app.url, ask(400)))
             await until(lambda: app.statistics().scheduler.running_requests == 1, 10.0)
-            await asyncio.to_thread(app.deploy, workers=2)
+            await asyncio.to_thread(app.deploy, workers=2, wait_for="all")
             assert (await stream)[-1] == "[DONE]"
             await asyncio.to_thread(app.wait_ready)
             assert len(app.worker_ids() - before) == 2

@@ -77,7 +77,7 @@ async def test_a_model_that_is_renamed_ends_its_requests_first(app: Running, por
 async def test_settings_that_change_where_both_pools_fit(app: Running, port: int) -> None:
     async with LastingLoad(app.url, model=OTHER_MODEL) as load:
         await load.answered(10)
-        await asyncio.to_thread(app.deploy, **settings(port, name=OTHER_MODEL, workers=2))
+        await asyncio.to_thread(app.deploy, **settings(port, name=OTHER_MODEL, workers=2, wait_for="all"))
         await load.answered(40)
     assert not load.wrong, load
     assert len(app.statistics(OTHER_MODEL).workers) == 2
