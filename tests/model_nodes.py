@@ -129,8 +129,8 @@ def with_a_model_elsewhere(model: Path) -> dict[str, Any]:
         started.replace(cache_tokens=8192)
         with Pool.connect("elsewhere") as found:
             told["replaced"] = asked(found)
-    with Pool.start(model, name="asleep", min_workers=0, scale_down_after_s=0.1, **CPU) as started:
-        wait_until(lambda: not started.workers())
+    with Pool.start(model, name="asleep", min_workers=0, **CPU) as started:
+        started.scale(0)
         with Pool.connect("asleep") as found:
             told["woken"] = asked(found)
     return told
