@@ -27,7 +27,8 @@ from actors.builtin_model import builtin_model_path
 from actors.engine_choice import decide_engine
 from actors.ray_session import NAMESPACE, prepare_private_cluster
 from actors.worker_starter import claim_of_worker
-from cluster.server import APP_NAME, _has_template
+from cluster.config import APP_NAME
+from cluster.server import _has_template
 from serve_app.config import ModelConfig
 from serve_app.models.served import ServedModel
 from serve_app.serving.pool_lease import ensure_holder
@@ -58,7 +59,7 @@ def node(cluster: Cluster, address: str, sees: Path, at: Path, *options: str) ->
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--address", cluster.address]
     command = ["unshare", "--mount", "sh", "-c", 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh", sees, at]
     process = subprocess.Popen(
-        [*command, *start, "--node-ip-address", address, *ports, "--metrics-export-port", "0", *options],
+        [*map(str, command), *start, "--node-ip-address", address, *ports, "--metrics-export-port", "0", *options],
         stdout=subprocess.DEVNULL,
     )
     try:
