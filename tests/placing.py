@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 
 from actors import ConfigurationError, Pool, WorkerState
 from actors.cluster_room import alive_nodes
+from actors.engines.simulated import expected_tokens
 from actors.ray_session import NAMESPACE, prepare_private_cluster, worker_name
 from tests.node_death import wait
 
@@ -28,7 +29,8 @@ Place = tuple[str, tuple[str, ...], str]
 
 
 def start(**settings: Any) -> Pool:
-    return Pool.start(name="placed", engine="simulated", wait_for="all", cpus_per_worker=0.5, **settings)
+    chosen: dict[str, Any] = {"wait_for": "all", **settings}
+    return Pool.start(name="placed", engine="simulated", cpus_per_worker=0.5, **chosen)
 
 
 def until_empty() -> None:
@@ -107,6 +109,21 @@ def dispatchers() -> dict[str, str]:
     return found
 
 
+def first() -> dict[str, Any]:
+    """A pool of three workers on GPUs for two."""
+    until_empty()
+    with start(workers=3, gpus_per_worker=GPUS, wait_for="first", simulated={"load_s": 0.5}) as pool:
+        at_once = [state.state for state in pool.workers()]
+        tokens = ray.get(pool.generate.remote((10, 11, 12), max_new_tokens=4, temperature=0.0), timeout=ASK_S).token_ids
+        found = wait(pool, lambda states: any(state.waiting for state in states.values()))
+    return {
+        "up": "up" in at_once,
+        "right": tokens == expected_tokens((10, 11, 12), 4),
+        "states": sorted(state.state for state in found.values()),
+        "waiting": next(state.waiting for state in found.values() if state.waiting),
+    }
+
+
 def refused(**settings: Any) -> str:
     try:
         start(gpus_per_worker=GPUS + 1, **settings).close()
@@ -140,6 +157,7 @@ def main() -> None:
             "large": pack(workers=2, gpus_per_worker=GPUS - 1),
             "half": pack(workers=GPUS, gpus_per_worker=0.5),
             "none": pack(workers=1, gpus_per_worker=0),
+            "first": first(),
             "refused": refused(wait=False),
             "late": refused(start_timeout_s=4.0),
             "waiting": seen_waiting(),
