@@ -101,9 +101,9 @@ def pack(**settings: Any) -> dict[str, Any]:
 def dispatchers() -> dict[str, str]:
     """On which node the dispatchers of pools run that are started on the right one."""
     found = {}
-    for name, settings in {"auto": {}, "here": {"dispatcher_node": "here"}, "script": {"detached": False}}.items():
-        chosen: dict[str, Any] = {"detached": True, **settings}
-        pool = Pool.start(name=name, engine="simulated", cpus_per_worker=0.5, **chosen)
+    pools: dict[str, dict[str, Any]] = {"auto": {}, "here": {"dispatcher_node": "here"}, "script": {"detached": False}}
+    for name, settings in pools.items():
+        pool = Pool.start(name=name, engine="simulated", cpus_per_worker=0.5, **{"detached": True, **settings})
         found[name] = node_of(ray.get_actor(name, namespace=NAMESPACE))
         pool.delete()
     return found
@@ -147,9 +147,9 @@ def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     nodes = {name: cluster.add_node(num_cpus=8, num_gpus=GPUS, labels={"side": name}) for name in ("left", "right")}
     ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-    head = cluster.head_node.node_id
+    assert cluster.head_node is not None
     right = nodes["right"].node_id
-    where = {"head": head, "right": right}
+    where = {"head": cluster.head_node.node_id, "right": right}
     try:
         told: dict[str, Any] = {
             "spread": spread(),
