@@ -12,7 +12,7 @@ from actors.builtin_model import builtin_model_path
 from actors.cluster_room import PLACED, on_head, require_room
 from actors.config import PoolConfig
 from actors.dispatcher.dispatcher import Dispatcher
-from actors.engines.registry import resolve_engine_name
+from actors.engine_choice import decide_engine
 from actors.errors import ConfigurationError, PoolNotFound
 from actors.ray_session import NAMESPACE, SLOT_PREFIX, own_node_id
 from actors.worker_starter import WorkerStarter, claim_of_worker, kill_actors
@@ -42,9 +42,9 @@ def launch(config: PoolConfig) -> Launched:
     """Create the dispatcher and the workers, and return while they load.
 
     :raises ConfigurationError: the name is taken, or the cluster cannot hold the workers and will not.
-    :raises ModelError: the model directory is unusable.
+    :raises ModelError: no node has a model directory that could be used, as far as that is looked at before the start.
     """
-    resolve_engine_name(config)
+    config = decide_engine(config)
     claim = claim_of_worker(config)
     require_room(config.workers, claim, wait=config.wait)
     _require_free_name(config.name)

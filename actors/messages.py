@@ -6,7 +6,7 @@ The links and their messages (see each class). Whoever offers a stream says `Lis
     dispatcher -> front   Grant, Refusal, Revocation
     front -> worker       GenerationRequest, Cancellation, in order, batched per turn of the event loop
     worker -> front       StepOutput, one per engine step
-    worker -> dispatcher  LoadProgress, WorkerReady, then StepReport, at most one every 20 ms
+    worker -> dispatcher  ModelCopy, LoadProgress, WorkerReady, then StepReport, at most one every 20 ms
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from actors.model_files.fingerprint import ModelCopy
 from actors.results import FinishReason, Priority, TokenLogprobs
 from actors.sampling import SamplingParams
 
@@ -197,6 +198,8 @@ class WorkerLimits:
     """What a loaded worker can take. A request needs `pages_needed(prompt_tokens + max_new_tokens + reserve_tokens)`.
 
     `supported_parameters` names the `SamplingParams` fields that the engine honours when they are not neutral.
+    `tokenizer` and `prompt_files` are digests (`actors.model_files.prompt_files`) of what the worker's node has, empty
+    where nobody looked: of what makes token ids, and of all that makes prompts.
     """
 
     engine: str
@@ -208,6 +211,8 @@ class WorkerLimits:
     eos_token_ids: tuple[int, ...]
     supported_parameters: frozenset[str]
     reserve_tokens: int = 0
+    tokenizer: str = ""
+    prompt_files: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,4 +302,4 @@ class Heartbeat:
     pid: int
 
 
-WorkerNews = Listening | LoadProgress | WorkerReady | StepReport
+WorkerNews = Listening | ModelCopy | LoadProgress | WorkerReady | StepReport

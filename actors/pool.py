@@ -10,17 +10,19 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError, RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError
 
 from actors.config import PoolConfig, pool_config
 from actors.dispatcher.statistics import PoolStatistics, WorkerState
-from actors.errors import ConfigurationError, ExlpoolError, NoHealthyWorker, PoolClosed, PoolNotFound
+from actors.errors import ConfigurationError, ExlpoolError, NoHealthyWorker, PoolClosed
 from actors.launch import Launched, find_members, launch
-from actors.ray_session import NAMESPACE, ensure_ray
+from actors.pool_names import closed_words
+from actors.ray_session import ensure_ray
 from actors.request.options import request_options
 from actors.request.prompt import Prompt
 from actors.results import GenerationResult
 from actors.script.changes import GRACE_S, drain, keep, replace, scale
+from actors.script.finding import find_pool
 from actors.script.front_actor import end_front_actor, start_front_actor
 from actors.script.fronts import ScriptFronts
 from actors.script.map import map_prompts
@@ -106,21 +108,24 @@ class Pool:
 
     @classmethod
     def connect(cls, name: str = "default", *, address: str | None = None) -> Self:
-        """Find a running pool by its name from any process of its cluster. Closing the result leaves the pool alone.
+        """Find a running pool by its name, or by that of the model that it serves, from any process of its cluster.
+        Closing the result leaves the pool alone.
+
+        While an application is updated, a model may have an old pool and a new one: it is the newest one that can
+        generate. A connection whose pool gives way ends with `PoolClosed`, and connecting again finds the next one.
 
         Without `address` it is the cluster that this process is connected to, that of RAY_ADDRESS, or the one that
         runs on this machine.
 
-        :raises PoolNotFound: there is none.
+        :raises PoolNotFound: there is none; it says which there are.
         """
         owns_ray = ensure_ray(address or "auto")
         try:
-            dispatcher = ray.get_actor(name, namespace=NAMESPACE)
-            config = _config_of(dispatcher)
-        except (ValueError, RayActorError, GetTimeoutError):
+            dispatcher, config = find_pool(name)
+        except BaseException:
             if owns_ray:
                 ray.shutdown()
-            raise PoolNotFound(f"No pool named {name!r} runs on this cluster; start one with Pool.start.") from None
+            raise
         return cls(config, dispatcher, launched=None, owns_ray=owns_ray)
 
     def stream(self, prompt: Prompt, **options: Any) -> TextStream:
@@ -165,13 +170,13 @@ class Pool:
     def statistics(self) -> PoolStatistics:
         """A snapshot of the dispatcher's whole state."""
         self._openness.require()
-        snapshot: PoolStatistics = _answer(self._dispatcher.statistics.remote())
+        snapshot: PoolStatistics = self._answer(self._dispatcher.statistics.remote())
         return snapshot
 
     def story(self, request_id: str) -> tuple[str, ...]:
         """What happened to a request, when and why there; empty for one that is unknown or long gone."""
         self._openness.require()
-        lines: tuple[str, ...] = _answer(self._dispatcher.story.remote(request_id))
+        lines: tuple[str, ...] = self._answer(self._dispatcher.story.remote(request_id))
         return lines
 
     def workers(self) -> tuple[WorkerState, ...]:
@@ -241,6 +246,20 @@ class Pool:
             last_first.callback(self._forget_front)
             last_first.callback(self._fronts.close)
 
+    def _answer(self, reference: ray.ObjectRef[T]) -> T:
+        """What the dispatcher says.
+
+        :raises NoHealthyWorker: it does not answer at the moment.
+        :raises PoolClosed: it is gone.
+        """
+        try:
+            return ray.get(reference, timeout=CLOSE_TIMEOUT_S)
+        except ActorDiedError:
+            gone = closed_words(self.config.name, "The pool's dispatcher is gone; start the pool again.")
+            raise PoolClosed(gone) from None
+        except (ActorUnavailableError, GetTimeoutError):
+            raise NoHealthyWorker("The pool's dispatcher does not answer.", retry_after_s=RETRY_AFTER_S) from None
+
     def _forget_front(self) -> None:
         """Its process goes with the last handle of it."""
         self._front = None
@@ -278,25 +297,6 @@ class Pool:
 
 def _arrived(_: SameCluster, cls: type[Pool], config: PoolConfig, dispatcher: Any, front: Any) -> Pool:
     return cls(config, dispatcher, launched=None, owns_ray=False, front=front)
-
-
-def _answer(reference: ray.ObjectRef[T]) -> T:
-    """What the dispatcher says.
-
-    :raises NoHealthyWorker: it does not answer at the moment.
-    :raises PoolClosed: it is gone.
-    """
-    try:
-        return ray.get(reference, timeout=CLOSE_TIMEOUT_S)
-    except ActorDiedError:
-        raise PoolClosed("The pool's dispatcher is gone; start the pool again.") from None
-    except (ActorUnavailableError, GetTimeoutError):
-        raise NoHealthyWorker("The pool's dispatcher does not answer.", retry_after_s=RETRY_AFTER_S) from None
-
-
-def _config_of(dispatcher: Any) -> PoolConfig:
-    config: PoolConfig = ray.get(dispatcher.config.remote(), timeout=CLOSE_TIMEOUT_S)
-    return config
 
 
 def _stop(members: Launched) -> None:

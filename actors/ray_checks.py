@@ -11,22 +11,32 @@ import os
 import socket
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
-from ray.exceptions import AuthenticationError
 
+from actors import ray_control
 from actors.errors import ConfigurationError, first_line
+from actors.ray_control import ControlService
+from actors.ray_tls import FILES, speaks_tls, tls_wanted
+from actors.ray_token import RayToken, find_token, tokens_forbidden
 
-ANSWER_TIMEOUT_S = 10.0
-"""Within this a cluster answers that is there at all."""
+THIS_MACHINE = "auto"
+ADDRESS_CURE = (
+    ". Give the HOST:PORT that `ray start --head` printed, 'auto' on a machine of the cluster, or no address for a "
+    "private cluster."
+)
+TOKEN_CURE = (
+    ": put the output of `ray get-auth-token` on the cluster's head into ~/.ray/auth_token on this machine, or into "
+    "RAY_AUTH_TOKEN."
+)
+TLS_CURE = f": set RAY_USE_TLS=1, and {FILES} to the files of a certificate that the cluster takes."
 SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 """How long the path of a Unix socket may be."""
 LONGEST_SOCKET = "ray/session_2000-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 """The longest path of a socket that Ray makes under its temporary directory."""
-CLUSTER_ID_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
-"""The one call of a cluster's control service that asks for nothing and that every process begins with."""
 
 
 def require_temp_dir() -> None:
@@ -54,83 +64,106 @@ def require_temp_dir() -> None:
         raise ConfigurationError(f"{told}: {error.strerror}; {advice}") from None
 
 
-def require_cluster(target: str) -> None:
-    """A Ray cluster answers at an address: HOST:PORT, or "auto" for the one that runs on this machine.
+@dataclass(frozen=True)
+class FoundCluster:
+    """A cluster that has answered. `token` is the one that it wants; None: it asks for none."""
 
-    :raises ConfigurationError: saying what is there instead.
+    address: str
+    token: RayToken | None
+
+
+def require_cluster(target: str) -> FoundCluster:
+    """The Ray cluster that answers at an address: HOST:PORT, or "auto" for the one that runs on this machine.
+
+    :raises ConfigurationError: saying what is there instead, or what it wants of this process.
     """
     if target.startswith("ray://"):
         raise _unreachable(target, "Ray Client is not supported, run this on a machine of the cluster instead")
-    if target == "auto":
-        found = _running_here()
-    else:
-        host, _, port = target.rpartition(":")
-        if not host or "://" in host or not port.isdecimal():
-            raise _unreachable(target, "that is not of the form HOST:PORT")
-        _require_listener(target, host.strip("[]"), int(port))
-        found = target
-    if found is not None:
-        _ask_for_cluster_id(target, found)
+    found = _running_here() if target == THIS_MACHINE else target
+    host, _, port = found.rpartition(":")
+    if not host or "://" in host or not port.isdecimal():
+        raise _unreachable(target, "that is not of the form HOST:PORT")
+    host = host.strip("[]")
+    _require_listener(target, host, int(port))
+    try:
+        with ControlService(found) as service:
+            return FoundCluster(found, _wanted_token(target, service))
+    except grpc.RpcError as error:
+        raise _broken(target, error, host, int(port)) from None
 
 
-def _running_here() -> str | None:
-    """The HOST:PORT of the cluster that runs on this machine; None where only Ray knows."""
+def _running_here() -> str:
+    """The HOST:PORT of the cluster that runs on this machine."""
+    from ray._private.services import canonicalize_bootstrap_address  # no public part of Ray has it
+
     try:
-        from ray._private.services import canonicalize_bootstrap_address
-    except ImportError:  # no public part of Ray; without it, Ray's own words have to do
-        return None
-    try:
-        found: str | None = canonicalize_bootstrap_address("auto")
+        found = canonicalize_bootstrap_address(THIS_MACHINE)
     except (OSError, RuntimeError, ValueError):
-        raise _unreachable("auto", "none runs on this machine") from None
-    return found
+        found = None
+    if found is None:
+        raise _unreachable(THIS_MACHINE, "none runs on this machine")
+    return str(found)
 
 
 def _require_listener(target: str, host: str, port: int) -> None:
     """Somebody listens there at all: told apart from the next check because the system says so well why not."""
     try:
-        socket.create_connection((host, port), ANSWER_TIMEOUT_S).close()
+        socket.create_connection((host, port), ray_control.ANSWER_TIMEOUT_S).close()
     except OverflowError:
         raise _unreachable(target, f"{port} is no port") from None
     except OSError as error:
         raise _unreachable(target, error.strerror or first_line(error)) from None
 
 
-def _ask_for_cluster_id(target: str, host_and_port: str) -> None:
+def _wanted_token(target: str, service: ControlService) -> RayToken | None:
+    """The token that the cluster wants, if it wants one. It is shown to nobody who does not ask for it.
+
+    :raises ConfigurationError: there is none here, or a wrong one, or none may be shown.
+    """
+    if _lets_in(service, None):
+        return None
+    if tokens_forbidden():
+        raise _unreachable(target, "it wants a token, which this process may not show", ": unset RAY_AUTH_MODE.")
+    token = find_token()
+    if token is None:
+        raise _unreachable(target, "it wants a token, and there is none here", TOKEN_CURE)
+    if not _lets_in(service, token):
+        raise _unreachable(target, f"it wants another token than that of {token.source}", TOKEN_CURE)
+    return token
+
+
+def _lets_in(service: ControlService, token: RayToken | None) -> bool:
+    """:raises grpc.RpcError: whoever answers refuses for another reason."""
     try:
-        from ray._private.grpc_utils import init_grpc_channel
-    except ImportError:  # no public part of Ray; without it, Ray's own words have to do
-        return
-    channel: Any = init_grpc_channel(host_and_port)  # with the token and the certificates that the environment names
-    try:
-        channel.unary_unary(CLUSTER_ID_CALL)(b"", timeout=ANSWER_TIMEOUT_S)
+        service.require_answer(token)
     except grpc.RpcError as error:
-        code = error.code()
-        if code == grpc.StatusCode.UNAUTHENTICATED and target == "auto" and "RAY_AUTH_MODE" not in os.environ:
-            return  # Ray takes the token out of the home directory when it connects to a cluster that it has found
-        raise _unreachable(target, _what_answers(code)) from None
-    except AuthenticationError as error:  # a token is wanted by the environment, and not found
-        raise _unreachable(target, first_line(error).rstrip(".")) from None
-    finally:
-        channel.close()
+        if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            return False
+        raise
+    return True
 
 
-def _what_answers(code: Any) -> str:
+def _broken(target: str, error: Any, host: str, port: int) -> ConfigurationError:
     """What an error of the first call tells of whoever is at an address."""
-    match code:
-        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
-            return "it wants another token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's"
+    match error.code():
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return f"what listens there gave no answer within {ANSWER_TIMEOUT_S:g} s"
+            return _unreachable(target, f"what listens there gave no answer within {ray_control.ANSWER_TIMEOUT_S:g} s")
         case grpc.StatusCode.UNAVAILABLE:
-            return "what listens there does not speak Ray's protocol"
-        case _:
-            return f"what listens there is no Ray cluster ({code.name})"
+            return _misunderstood(target, host, port)
+        case code:
+            return _unreachable(target, f"what listens there is no Ray cluster ({code.name})")
 
 
-def _unreachable(target: str, why: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"Cannot connect to a Ray cluster at {target!r}: {why}. Give the HOST:PORT that `ray start --head` printed, "
-        "'auto' on a machine of the cluster, or no address for a private cluster.",
-        param="address",
-    )
+def _misunderstood(target: str, host: str, port: int) -> ConfigurationError:
+    """Somebody takes connections there, and breaks them."""
+    if not speaks_tls(host, port, ray_control.ANSWER_TIMEOUT_S):
+        if tls_wanted():
+            return _unreachable(target, "what listens there does not speak TLS", ": unset RAY_USE_TLS.")
+        return _unreachable(target, "what listens there does not speak Ray's protocol")
+    if not tls_wanted():
+        return _unreachable(target, "it speaks TLS, and this process does not", TLS_CURE)
+    return _unreachable(target, f"it does not take this process's certificate, or its own is not for {host}", TLS_CURE)
+
+
+def _unreachable(target: str, why: str, cure: str = ADDRESS_CURE) -> ConfigurationError:
+    return ConfigurationError(f"Cannot connect to a Ray cluster at {target!r}: {why}{cure}", param="address")

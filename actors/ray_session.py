@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from ray.util import get_node_ip_address
 from actors.cluster_room import mark_private
 from actors.errors import ConfigurationError, PoolClosed, first_line
 from actors.ray_checks import require_cluster, require_temp_dir
+from actors.ray_token import tokens_forbidden, use_tokens
 
 NAMESPACE = "exlpool"
 SLOT_PREFIX = "worker-"
@@ -74,9 +76,10 @@ def find_actor(name: str) -> Any:
         return None
 
 
-def ensure_ray(address: str | None) -> bool:
+def ensure_ray(address: str | None, *, quiet: bool = False) -> bool:
     """Use the Ray that is there already, else the one asked for (`address`, or the RAY_ADDRESS of the environment),
     else a fresh private one on this machine. Returns whether this call connected, so that the caller disconnects.
+    `quiet`: what the cluster's processes print is not printed here.
 
     :raises ConfigurationError: there is no cluster at the address, or none can be started here; in one sentence.
     """
@@ -84,18 +87,21 @@ def ensure_ray(address: str | None) -> bool:
         if _started_here():
             mark_private()
         return False
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    target = _target(address)
     if target == "local":
         require_temp_dir()
+        use_tokens(not tokens_forbidden())
         prepare_private_cluster()
     else:
-        require_cluster(target)
+        found = require_cluster(target)
+        target = found.address  # to which Ray does not take a token along that nobody has asked for
+        use_tokens(found.token is not None)
         _set_defaults(QUICK_NEWS)
     # Ray says at every start that a private cluster asks for a token, which is its default and needs no action.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     private = {"include_dashboard": False} if target == "local" else {}
     try:
-        ray.init(address=target, namespace=NAMESPACE, logging_level=logging.WARNING, **private)  # type: ignore[arg-type]
+        ray.init(address=target, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=not quiet, **private)  # type: ignore[arg-type]
     except Exception as error:  # Ray has no one type for what can go wrong here, and raises bare `Exception` too
         ray.shutdown()  # what it had started by then
         what = "start a private Ray cluster" if target == "local" else f"connect to a Ray cluster at {target!r}"
@@ -103,6 +109,15 @@ def ensure_ray(address: str | None) -> bool:
     if target == "local":
         mark_private()
     return True
+
+
+def starts_private_cluster(address: str | None) -> bool:
+    """Whether `ensure_ray` would start one: then all workers run on this machine."""
+    return not ray.is_initialized() and _target(address) == "local"
+
+
+def _target(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def _started_here() -> bool:
@@ -165,6 +180,12 @@ def own_node_id() -> str:
 def own_node() -> str:
     """The address of the node that this process runs on, as Ray shows it to people; empty without a connection."""
     return str(get_node_ip_address()) if ray.is_initialized() else ""  # type: ignore[no-untyped-call]
+
+
+def own_node_name() -> str:
+    """How errors call the node that this process runs on: its address, and the name that people gave the machine."""
+    address, host = own_node(), socket.gethostname()
+    return f"{address} ({host})" if address else host
 
 
 def own_gpus() -> tuple[str, ...]:

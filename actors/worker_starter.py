@@ -22,7 +22,6 @@ from ray.util import list_named_actors
 
 from actors.cluster_room import Claim
 from actors.config import EngineConfig, PoolConfig
-from actors.engines.registry import resolve_engine_name
 from actors.errors import first_line
 from actors.ray_session import NAMESPACE, SLOT_PREFIX, RaySession, worker_name
 from actors.worker.worker import Worker
@@ -133,10 +132,11 @@ class WorkerStarter:
 
 
 def claim_of_worker(config: PoolConfig) -> Claim:
-    """What one worker claims from Ray."""
+    """What one worker claims from Ray. Its engine is decided by then (`actors.engine_choice`)."""
+    assert config.engine != "auto", "the engine of a pool is decided before its workers are started"
     gpus = config.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if resolve_engine_name(config) in GPU_ENGINES else 0.0
+        gpus = 1.0 if config.engine in GPU_ENGINES else 0.0
     return Claim(config.cpus_per_worker, gpus, config.node_labels)
 
 

@@ -6,19 +6,20 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import grpc
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.exceptions import AuthenticationError
 from requests.exceptions import HTTPError, Timeout
 
 from actors.errors import ConfigurationError, ExlpoolError
-from actors.ray_checks import require_cluster
-from cluster.bounded import call_within
+from actors.ray_checks import THIS_MACHINE, TOKEN_CURE, require_cluster
+from actors.ray_control import ControlService
+from actors.ray_token import RayToken, find_token, tokens_forbidden
 from cluster.deploy_status import cause
 
 ASK_TIMEOUT_S = 15.0
 DEPLOY_TIMEOUT_S = 120.0
 """The first deployment starts Serve itself."""
-THIS_MACHINE = "auto"
 T = TypeVar("T")
 
 
@@ -29,8 +30,13 @@ class DashboardUnreachable(ExlpoolError):
     code = "dashboard_unreachable"
 
 
-class _BoundedClient(ServeSubmissionClient):
-    """Serve's own client, which would wait without end for whoever takes a connection and says nothing."""
+class _Client(ServeSubmissionClient):
+    """Serve's own client, which would wait without end for whoever takes a connection and says nothing, and shows the
+    token of the cluster that this process is connected to."""
+
+    def __init__(self, address: str, token: RayToken | None) -> None:
+        # A header that is not sent keeps Serve's client from showing a token of its own choice.
+        super().__init__(address, headers=dict([token.header]) if token is not None else {"Authorization": None})
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
         timeout_s = ASK_TIMEOUT_S if method == "GET" else DEPLOY_TIMEOUT_S
@@ -48,17 +54,39 @@ class Dashboard:
         self.address = address
         if not _is_http_url(address):
             raise self._wrong('that is no address of a dashboard, such as http://127.0.0.1:8265, and not "auto".')
-        self._client = self._ask(lambda: _BoundedClient(address))
+        self._client = self._ask(self._connect)
 
     def applications(self) -> dict[str, Any]:
         """What Serve says of every application, by name."""
-        found = self._ask(self._client.get_serve_details)
-        applications: dict[str, Any] = found.get("applications", {})
+        applications: dict[str, Any] = self.details().get("applications", {})
         return applications
+
+    def details(self) -> dict[str, Any]:
+        """All that Serve says: of its applications, of its proxies, and where it listens."""
+        found: dict[str, Any] = self._ask(self._client.get_serve_details)
+        return found
 
     def deploy(self, document: dict[str, Any]) -> None:
         """Hand a configuration over."""
         self._ask(lambda: self._client.deploy_applications(document))
+
+    def _connect(self) -> _Client:
+        """The token is shown only to a dashboard that asks for one.
+
+        :raises ConfigurationError: it wants a token, and there is none here, or a wrong one, or none may be shown.
+        """
+        try:
+            return _Client(self.address, None)
+        except AuthenticationError:
+            if tokens_forbidden():
+                raise self._wrong("it wants a token, which this process may not show: unset RAY_AUTH_MODE.") from None
+        token = find_token()
+        if token is None:
+            raise self._wrong(f"it wants a token, and there is none here{TOKEN_CURE}")
+        try:
+            return _Client(self.address, token)
+        except AuthenticationError:
+            raise self._wrong(f"it wants another token than that of {token.source}{TOKEN_CURE}") from None
 
     def _ask(self, call: Callable[[], T]) -> T:
         """Make a call; whatever goes wrong with it becomes one sentence.
@@ -70,9 +98,7 @@ class Dashboard:
         try:
             return call()
         except AuthenticationError:
-            raise self._wrong(
-                "the cluster wants another token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to its own."
-            ) from None
+            raise self._wrong(f"it takes the token no more{TOKEN_CURE}") from None
         except RuntimeError as error:
             raise self._wrong(f"it refuses: {cause(str(error))}") from None
         except (ValueError, KeyError, TypeError, HTTPError):
@@ -90,26 +116,29 @@ class Dashboard:
 def dashboard_url(address: str) -> str:
     """The URL of a dashboard: `address` itself, or for "auto" that of the cluster which runs on this machine.
 
-    :raises ConfigurationError: none runs here, or it has no dashboard.
-    :raises ClusterSilent: it does not answer.
+    :raises ConfigurationError: none runs here, it does not let this process in, or it has no dashboard.
     """
-    if address != THIS_MACHINE:
-        return address
-    require_cluster(address)
+    return dashboard_of(address) if address == THIS_MACHINE else address
+
+
+def dashboard_of(cluster_address: str) -> str:
+    """The URL of the dashboard of the cluster at HOST:PORT, or "auto".
+
+    :raises ConfigurationError: none is there, it does not let this process in, or it has no dashboard.
+    """
+    cluster = require_cluster(cluster_address)
     try:
-        return str(call_within(ASK_TIMEOUT_S, "the address of its dashboard", _ask_for_dashboard))
-    except (ImportError, OSError, RuntimeError, ValueError):
+        with ControlService(cluster.address) as service:
+            found = service.dashboard(cluster.token)
+    except grpc.RpcError:
+        found = None
+    if found is None:
         raise ConfigurationError(
-            "The cluster on this machine does not say where its dashboard is: give its address, such as "
+            f"The cluster at {cluster_address!r} does not say where its dashboard is: give its address, such as "
             "http://127.0.0.1:8265.",
             param="address",
-        ) from None
-
-
-def _ask_for_dashboard() -> str:
-    from ray.dashboard.utils import ray_address_to_api_server_url
-
-    return str(ray_address_to_api_server_url(THIS_MACHINE))
+        )
+    return f"http://{found}"
 
 
 def _is_http_url(address: str) -> bool:

@@ -17,15 +17,13 @@ from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 from actors.config import naming, read_settings
 from actors.errors import ConfigurationError, ExlpoolError
 from actors.wording import setting_error
+from cluster.config import BUILDER, FRONT_NAME
 from cluster.dashboard import Dashboard, DashboardUnreachable
 from cluster.deploy_schema import require_known_keys
 from cluster.deploy_status import FAILED, cause
 from cluster.server import check_exposure
 from serve_app.config import LiveSettings, ServeConfig, live_settings, serve_config
 
-BUILDER = "serve_app:build_app"
-FRONT_NAME = "HttpFront"
-"""As in `serve_app.serving.deployment`, which takes seconds to import."""
 DEFAULT_HOST = "127.0.0.1"
 POLL_S = 0.5
 SETTLE_S = 10.0
@@ -85,9 +83,16 @@ def _check_built(deployments: Any, host: str) -> None:
 
 
 def deploy(
-    document: dict[str, Any], address: str, *, timeout_s: float, report: Report, delete_others: bool = False
+    document: dict[str, Any],
+    address: str,
+    *,
+    timeout_s: float,
+    report: Report,
+    delete_others: bool = False,
+    look: Callable[[], None] = lambda: None,
 ) -> None:
-    """Bring a cluster to what `document` says, and wait until it is. `report` hears of every change of a status.
+    """Bring a cluster to what `document` says, and wait until it is. `report` hears of every change of a status, and
+    `look` is called again and again meanwhile.
 
     Serve ends every application that the document does not name, before those that it names run; so nothing is done
     where there is such a one, unless `delete_others`.
@@ -108,6 +113,7 @@ def deploy(
     while not watch.all_running(_ask_patiently(dashboard, report)):
         if time.monotonic() > deadline_s:
             raise DeployFailed(f"Not running within {timeout_s:g} s: {watch.states()}.")
+        look()
         time.sleep(POLL_S)  # a poll, bounded by the deadline above
 
 

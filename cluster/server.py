@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import logging
 import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -21,20 +23,23 @@ from ray.serve.schema import ApplicationStatus
 from actors.builtin_model import builtin_model_path
 from actors.dispatcher.statistics import WorkerState
 from actors.engines.registry import resolve_engine_name
-from actors.errors import ConfigurationError, ModelError, first_line
-from actors.ray_session import NAMESPACE, ensure_ray
+from actors.errors import ConfigurationError, ExlpoolError, ModelError, first_line
+from actors.front.front import Front
+from actors.model_files.prompt_files import digest_here
+from actors.ray_session import NAMESPACE, ensure_ray, starts_private_cluster
 from actors.request.prompt import PromptEncoder
 from cluster.bounded import ClusterSilent, call_within
+from cluster.config import APP_NAME
 from cluster.deploy_status import FAILED, cause
+from cluster.ending import end_application
 from serve_app.config import ListenConfig, LiveSettings, ModelConfig, ServeConfig
 from serve_app.edge.keys_file import load_keys
 from serve_app.edge.proxy import use_in_proxies
 from serve_app.models.text import ModelText
-from serve_app.serving.pool_names import holder_name, holders_of
+from serve_app.serving.pool_names import holder_name
 
 logger = logging.getLogger(__name__)
 
-APP_NAME = "exlpool"
 POLL_S = 0.2
 ASK_S = 5.0
 ASK_TIMEOUT_S = 30.0
@@ -50,34 +55,47 @@ class OwnServer:
     """Models behind HTTP, from `with` to its end. Nothing of it is left afterwards."""
 
     def __init__(
-        self, config: ServeConfig, *, host: str, port: int, address: str | None = None, progress: Progress | None = None
+        self,
+        config: ServeConfig,
+        *,
+        listen: ListenConfig,
+        address: str | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """:raises ConfigurationError: the port is taken, the keys file is wrong, or strangers could ask without a key.
+        """:raises ConfigurationError: the port is taken, a file is wrong, or strangers could ask without a key.
         :raises ModelError: a model cannot be served; it names which."""
-        check_exposure(config, host)
-        _require_free_port(host, port)
+        check_exposure(config, listen.host)
+        listen.require_tls_files()
+        _require_free_port(listen.host, listen.port)
         if config.keys_file is not None:
             load_keys(config.keys_file)
-        self._chats = {model.name: _can_chat(model) for model in config.models}
+        alone = starts_private_cluster(address)
+        self._chats = {model.name: _can_chat(model, alone=alone) for model in config.models}
         replicas = config.fronts.min_replicas
         own_listener = {
-            "listen": ListenConfig(host=host, port=port),
+            "listen": listen,
             "fronts": config.fronts.model_copy(update={"max_replicas": replicas}),
             "drain_s": min(config.drain_s, DRAIN_S),
         }
-        self._config, self._host, self._port = config.model_copy(update=own_listener), host, port
+        self._config, self._listen = config.model_copy(update=own_listener), listen
         self._address, self._progress = address, progress
         self._owns_ray = False
         self._told: str = ApplicationStatus.RUNNING
 
     @property
     def url(self) -> str:
-        host = "127.0.0.1" if ipaddress.ip_address(self._host).is_unspecified else self._host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+        host = self._listen.host
+        host = "127.0.0.1" if ipaddress.ip_address(host).is_unspecified else host
+        return f"{self._listen.scheme}://{f'[{host}]' if ':' in host else host}:{self._listen.port}"
 
     def chats(self, model: str) -> bool:
-        """Whether a model answers messages: others only continue a text."""
-        return self._chats[model]
+        """Whether a model that is served answers messages: others only continue a text."""
+        chats = self._chats[model]
+        if chats is None:
+            config = next(config for config in self._config.models if config.name == model)
+            with contextlib.suppress(ExlpoolError, RayError, ValueError):  # it may be away at the moment
+                chats = call_within(ASK_TIMEOUT_S, "whether a model chats", lambda: _has_template(config))
+        return bool(chats)
 
     def __enter__(self) -> Self:
         """Returns when every worker is ready, and every model is served.
@@ -124,10 +142,7 @@ class OwnServer:
             ray.shutdown()  # everything goes with the private cluster
             return
         with contextlib.suppress(ClusterSilent, RayError):  # a cluster that went away has taken it along
-            call_within(CLOSE_TIMEOUT_S, "delete the application", lambda: serve.delete(APP_NAME))
-            call_within(CLOSE_TIMEOUT_S, "end its pools", _end_pools)
-            if not self._status().applications:
-                call_within(CLOSE_TIMEOUT_S, "end Ray Serve", serve.shutdown)
+            end_application(APP_NAME, timeout_s=CLOSE_TIMEOUT_S)
 
     def _start(self) -> None:
         from serve_app import build_app
@@ -196,34 +211,44 @@ class OwnServer:
         return tuple(found)
 
 
-def _end_pools() -> None:
-    """At once: a pool whose application was deleted would wait a while for an owner."""
-    deadline_s = time.monotonic() + CLOSE_TIMEOUT_S
-    while (holders := holders_of(APP_NAME)) and time.monotonic() < deadline_s:
-        for name in holders:
-            with contextlib.suppress(ValueError, RayError):  # it ends
-                ray.get(ray.get_actor(name, namespace=NAMESPACE).end.remote(), timeout=ASK_S)
-        time.sleep(POLL_S)  # a poll, bounded by the deadline above
-
-
-def _can_chat(model: ModelConfig) -> bool:
-    """Read what a front will read of a model, before anything starts.
+def _can_chat(model: ModelConfig, *, alone: bool) -> bool | None:
+    """Read what a front will read of a model, before anything starts; None: this machine does not have it, but the
+    nodes of a cluster may. Where this machine is `alone` it has to have all that the model needs.
 
     :raises ModelError: it cannot be served; its name is told.
     """
+    directory = model.model or builtin_model_path()
     try:
-        resolve_engine_name(model)
-        encoder = PromptEncoder.load(model.model or builtin_model_path())
+        if alone:
+            resolve_engine_name(model)
+        elif not digest_here(directory):
+            return None
+        encoder = PromptEncoder.load(directory)
         ModelText(encoder)
     except ModelError as error:
         raise ModelError(f"{model.name} cannot be served: {error.message}") from None
     return encoder.template_source is not None
 
 
+def _has_template(model: ModelConfig) -> bool:
+    """Of a model that is served, whose files are on other nodes."""
+
+    async def look(dispatcher: Any) -> bool:
+        front = await Front.open(dispatcher, patient=False)
+        await front.close()
+        return front.encoder.template_source is not None
+
+    holder: Any = ray.get_actor(holder_name(APP_NAME, model), namespace=NAMESPACE)
+    return asyncio.run(look(ray.get(holder.pool.remote(), timeout=ASK_S).dispatcher))
+
+
 def _refusal(url: str) -> str | None:
     """Why the front is not ready; None: it is."""
+    certificate_of_any = ssl.create_default_context()  # it is our own, and may be for the name that others use
+    certificate_of_any.check_hostname, certificate_of_any.verify_mode = False, ssl.CERT_NONE
+    handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=certificate_of_any)
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=ASK_S):
+        with urllib.request.build_opener(*handlers).open(url, timeout=ASK_S):
             return None
     except urllib.error.HTTPError as error:
         with error:

@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from actors.certificates import pair_problem
 from actors.config import PoolConfig, require_form
 from actors.errors import ConfigurationError
+from actors.pool_names import served_pool_name
 from actors.results import Priority
 from actors.wording import setting_error, shown
 
@@ -20,7 +22,6 @@ BUILTIN_NAME = "builtin"
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}")
 ALL_ORIGINS = "*"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
-_POOL_NAME_CHARACTERS = 40
 _OWN_PORTS = {"http": 80, "https": 443}
 _ONE_MODEL = ("models", 0)
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
@@ -57,12 +58,12 @@ class ModelConfig(PoolConfig):
         """The configuration of its pool, whose actors are found by name when whoever started them is gone. `life` tells
         one life of the pool from the next: Ray frees names late."""
         settings = {name: getattr(self, name) for name in PoolConfig.model_fields}
-        return PoolConfig(**{**settings, "name": f"{pool_stem(self.name)}.{life}", "detached": True})
+        return PoolConfig(**{**settings, "name": served_pool_name(self.name, life), "detached": True})
 
 
-def pool_stem(model_name: str) -> str:
-    """What the name of a served model's pool begins with; a mark of the pool's life follows."""
-    return _NOT_IN_A_NAME.sub("-", model_name)[:_POOL_NAME_CHARACTERS]
+def _absolute(path: Path | None) -> Path | None:
+    """Replicas have another working directory than whoever starts them."""
+    return None if path is None else path.expanduser().absolute()
 
 
 class LiveSettings(_Section):
@@ -71,20 +72,19 @@ class LiveSettings(_Section):
     keys_file: Path | None = Field(None, description="hashed keys; none: anybody on this machine may ask")
     remote_without_keys: bool = Field(False, description="without keys, answer other machines too")
     cors_origins: tuple[str, ...] = Field((), description='origins of browser pages that may ask; "*": all')
-    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="of a request, beyond which it is refused")
     body_timeout_s: float = Field(60.0, gt=0.0, description="time that a client has to send its request")
     max_header_bytes: int = Field(
         32 * 1024, ge=1024, description="`listen` holds to it while it reads; Serve's own proxy reads any head first"
     )
-    max_headers: int = Field(100, ge=10)
+    max_headers: int = Field(100, ge=10, description="of a request, beyond which it is refused")
     access_log: bool = Field(True, description="a line per request, without its content")
     log_content: bool = Field(False, description="log what is asked and answered too")
 
     @field_validator("keys_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
-        """Replicas have another working directory than whoever starts them."""
-        return None if path is None else path.expanduser().absolute()
+        return _absolute(path)
 
     @field_validator("cors_origins")
     @classmethod
@@ -101,8 +101,8 @@ class LiveSettings(_Section):
 class FrontScaling(_Section):
     """How many replicas of the HTTP front there are. Serve adds and takes away by the requests that are under way."""
 
-    min_replicas: int = Field(1, ge=1)
-    max_replicas: int = Field(4, ge=1)
+    min_replicas: int = Field(1, ge=1, description="replicas when nobody asks")
+    max_replicas: int = Field(4, ge=1, description="replicas when many ask")
     target_requests: float = Field(256.0, gt=0.0, description="requests under way per replica")
     cpus: float = Field(0.0, ge=0.0, description="CPUs that each replica claims from Ray")
 
@@ -118,7 +118,11 @@ class ListenConfig(_Section):
     Serve does not see its requests, so the number of replicas is fixed."""
 
     host: str = Field("127.0.0.1", description="IP address; other machines' requests need keys")
-    port: int = Field(8000, ge=1, le=65535)
+    port: int = Field(8000, ge=1, le=65535, description="TCP port")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file with the server's certificate and those up to its authority's; none: no TLS"
+    )
+    tls_key: Path | None = Field(None, description="PEM file with its private key, without a passphrase")
 
     @field_validator("host")
     @classmethod
@@ -128,6 +132,33 @@ class ListenConfig(_Section):
         except ValueError:
             raise ValueError(f"must be an IP address, not {shown(host)}") from None
         return host
+
+    @field_validator("tls_certificate", "tls_key")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return _absolute(path)
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("`tls_certificate` and `tls_key` go together")
+        return self
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self.tls_certificate is None else "https"
+
+    def require_tls_files(self) -> None:
+        """They can be used, on this machine and now.
+
+        :raises ConfigurationError: saying what is wrong with them.
+        """
+        if self.tls_certificate is None or self.tls_key is None:
+            return
+        if problem := pair_problem(self.tls_certificate, self.tls_key):
+            raise ConfigurationError(
+                f"`tls_certificate` and `tls_key` cannot be used: {problem}.", param="listen.tls_certificate"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +182,8 @@ class ServeConfig(LiveSettings):
     built-in model.
     """
 
-    models: tuple[ModelConfig, ...] = Field((ModelConfig(),), min_length=1)
-    fronts: FrontScaling = FrontScaling()
+    models: tuple[ModelConfig, ...] = Field((ModelConfig(),), min_length=1, description="each with a pool of its own")
+    fronts: FrontScaling = Field(FrontScaling(), description="replicas of the HTTP front")
     listen: ListenConfig | None = Field(None, description="none: Serve's proxy is the only way in")
     max_choices: int = Field(128, ge=1, description="completions of one request: prompts x n")
     default_timeout_s: float | None = Field(None, gt=0.0, description="bound on a request that names none")

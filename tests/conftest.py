@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,21 +23,6 @@ def pytest_configure() -> None:
     """A shell starts what runs in the background with interrupts ignored, and processes of tests would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(autouse=True)
-def _own_store() -> Iterator[None]:
-    """Who asks another cluster's dashboard in this process has Ray forget by which connection it reaches its own one's
-    store. Serve uses that, and where the other cluster is gone Ray ends the process."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
-        yield
-        return
-    from ray.experimental import internal_kv
-
-    own = internal_kv.global_gcs_client
-    yield
-    internal_kv.global_gcs_client = own
 
 
 @pytest.fixture(scope="session")

@@ -59,25 +59,39 @@ def http_server(answer: Answer) -> Iterator[int]:
 
 
 class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, name: str, refusal: Any) -> None:
-        self._name, self._refusal = name, refusal
+    def __init__(self, name: str, refusal: Any, token: str | None, shown: list[str | None]) -> None:
+        self._name, self._refusal, self._token, self._shown = name, refusal, token, shown
 
     def service(self, details: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(self._answer) if details.method == self._name else None
 
     def _answer(self, _: bytes, context: Any) -> bytes:
+        shown = dict(context.invocation_metadata()).get("authorization")
+        self._shown.append(shown)
+        if self._token is not None and shown != f"Bearer {self._token}":
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no")
         if self._refusal is not None:
             context.abort(self._refusal, "no")
         return b""
 
 
 @contextlib.contextmanager
-def grpc_server(call: str, *, refusal: Any = None) -> Iterator[int]:
-    """Speaks gRPC and knows one call, which it answers, or refuses with a `grpc.StatusCode`."""
-    server: Any = grpc.server(ThreadPoolExecutor(1), handlers=(_Calls(call, refusal),))
-    port = int(server.add_insecure_port(f"{HOST}:0"))
+def grpc_server(
+    call: str,
+    *,
+    refusal: Any = None,
+    token: str | None = None,
+    shown: list[str | None] | None = None,
+    credentials: Any = None,
+) -> Iterator[int]:
+    """Speaks gRPC and knows one call, which it answers, or refuses with a `grpc.StatusCode`, and who does not show
+    `token` with another. What each call shows is added to `shown`. With `credentials` it speaks TLS."""
+    calls = _Calls(call, refusal, token, [] if shown is None else shown)
+    server: Any = grpc.server(ThreadPoolExecutor(1), handlers=(calls,))
+    address = f"{HOST}:0"
+    port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     server.start()
     try:
-        yield port
+        yield int(port)
     finally:
         server.stop(None).wait(5.0)

@@ -6,13 +6,15 @@ import os
 
 import psutil
 
-MARK_NAME = "EXLPOOL_TEST_MARK"
+MARK_NAME = "TEST_MARK_OF_EXLPOOL"
 
 
 def marked_environment(mark: str) -> dict[str, str]:
-    """This process's environment with the mark, and without a cluster that somebody named."""
+    """This process's environment with the mark, without a cluster that somebody named, and without what Ray in this
+    process has put there of its own cluster."""
     environment = {**os.environ, MARK_NAME: mark}
     environment.pop("RAY_ADDRESS", None)
+    environment.pop("RAY_AUTH_MODE", None)
     return environment
 
 

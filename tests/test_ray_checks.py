@@ -14,9 +14,12 @@ from pathlib import Path
 import grpc
 import pytest
 
-from actors import ray_checks
+from actors import ray_checks, ray_control
 from actors.errors import ConfigurationError
-from actors.ray_checks import CLUSTER_ID_CALL, require_cluster, require_temp_dir
+from actors.ray_checks import FoundCluster, require_cluster, require_temp_dir
+from actors.ray_control import CLUSTER_ID_CALL
+from actors.ray_token import RayToken
+from tests.cluster.heads import AUTHENTICATION
 from tests.listeners import free_port, grpc_server, http_server, silent_server
 
 START_S = 90.0
@@ -24,8 +27,16 @@ START_S = 90.0
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_checks, "ANSWER_TIMEOUT_S", 1.0)
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr(ray_control, "ANSWER_TIMEOUT_S", 1.0)
+    for name in AUTHENTICATION:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home directory without a token."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
 
 
 def refusal_of(target: str) -> str:
@@ -42,11 +53,11 @@ OTHERS: list[tuple[AbstractContextManager[int], str]] = [
     (silent_server(), "gives no answer|gave no answer|does not speak"),
     (http_server(lambda *_: (200, b"<html>")), "does not speak Ray's protocol"),
     (grpc_server("/somebody.Else/Call"), "is no Ray cluster"),
-    (grpc_server(CLUSTER_ID_CALL, refusal=grpc.StatusCode.UNAUTHENTICATED), "RAY_AUTH_TOKEN"),
+    (grpc_server(CLUSTER_ID_CALL, refusal=grpc.StatusCode.INTERNAL), "is no Ray cluster"),
 ]
 
 
-@pytest.mark.parametrize(("server", "words"), OTHERS, ids=["silent", "http", "other grpc", "token"])
+@pytest.mark.parametrize(("server", "words"), OTHERS, ids=["silent", "http", "other grpc", "broken"])
 def test_somebody_else_at_the_address_is_told(server: AbstractContextManager[int], words: str) -> None:
     with server as port:
         assert re.search(words, refusal_of(f"127.0.0.1:{port}"))
@@ -77,36 +88,47 @@ def test_what_is_no_address_is_told(target: str, words: str) -> None:
     assert words in refusal_of(target)
 
 
-def test_a_cluster_is_recognised() -> None:
-    with grpc_server(CLUSTER_ID_CALL) as port:
+def test_a_cluster_is_recognised_and_shown_no_token_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    shown: list[str | None] = []
+    with grpc_server(CLUSTER_ID_CALL, shown=shown) as port:
+        assert require_cluster(f"127.0.0.1:{port}") == FoundCluster(f"127.0.0.1:{port}", None)
+    assert shown == [None]
+
+
+def test_the_token_that_is_here_is_shown_to_who_asks(home: Path) -> None:
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text("secret\n")
+    with grpc_server(CLUSTER_ID_CALL, token="secret") as port:
+        found = require_cluster(f"127.0.0.1:{port}")
+    assert found.token == RayToken("secret", str(home / ".ray" / "auth_token"))
+    assert "secret" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, "it wants a token, and there is none here: put the output of `ray get-auth-token`"),
+        ({"RAY_AUTH_TOKEN": "old"}, "it wants another token than that of RAY_AUTH_TOKEN: put"),
+        ({"RAY_AUTH_TOKEN": "secret", "RAY_AUTH_MODE": "disabled"}, "may not show: unset RAY_AUTH_MODE"),
+    ],
+)
+def test_a_token_that_does_not_do_is_told(
+    monkeypatch: pytest.MonkeyPatch, home: Path, variables: dict[str, str], words: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with grpc_server(CLUSTER_ID_CALL, token="secret") as port:
+        assert words in refusal_of(f"127.0.0.1:{port}")
+
+
+def test_a_file_without_a_token_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere")
+    with (
+        grpc_server(CLUSTER_ID_CALL, token="secret") as port,
+        pytest.raises(ConfigurationError, match="RAY_AUTH_TOKEN_PATH names '/nowhere'"),
+    ):
         require_cluster(f"127.0.0.1:{port}")
-
-
-WITHOUT_TOKEN = """
-import sys
-from actors.errors import ConfigurationError
-from actors.ray_checks import require_cluster
-
-try:
-    require_cluster(sys.argv[1])
-except ConfigurationError as error:
-    print(error.message)
-"""
-
-
-def test_a_token_that_is_wanted_here_and_missing_is_told() -> None:
-    """In a process of its own, since Ray reads what is wanted once."""
-    with grpc_server(CLUSTER_ID_CALL) as port:
-        done = subprocess.run(
-            [sys.executable, "-c", WITHOUT_TOKEN, f"127.0.0.1:{port}"],
-            env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/nowhere"},
-            capture_output=True,
-            text=True,
-            timeout=START_S,
-            check=False,
-        )
-    assert done.stdout.startswith("Cannot connect to a Ray cluster at "), done.stderr
-    assert "/nowhere" in done.stdout
 
 
 # Where a private cluster keeps its files
@@ -170,7 +192,7 @@ LONGEST = """
 import os, sys
 from pathlib import Path
 import ray
-from actors import ray_checks
+from actors import ray_checks, ray_control
 from actors.ray_session import ensure_ray
 
 spare = ray_checks.SOCKET_PATH_BYTES - len("/" + ray_checks.LONGEST_SOCKET.format(pid=os.getpid()))

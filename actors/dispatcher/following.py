@@ -2,7 +2,8 @@
 
 A stream that ends says little about the worker, so what is done depends on how it ended and on who answers next:
 
-- the worker's actor is dead for good, its engine could not be loaded, or it was closed: the slot is lost;
+- the worker's actor is dead for good, its engine could not be loaded, it has another copy of the model than the others,
+  or it was closed: the slot is lost;
 - anything else (the process died and is restarted, its node is out of reach, a message was lost on the way): nothing
   more is placed there, and the stream is opened again. If the same life answers, it tells the whole truth and goes on:
   what it runs was never given up. If another life answers, or nobody within RECONNECT_GRACE_S, the old one is down.
@@ -25,8 +26,9 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from actors.dispatcher.restart_pauses import RestartPauses
 from actors.dispatcher.slots import Slot, Slots
-from actors.errors import ExlpoolError, NoHealthyWorker, first_line
+from actors.errors import ExlpoolError, ModelError, NoHealthyWorker, first_line
 from actors.messages import Listening, LoadProgress, StepReport, WorkerNews, WorkerReady
+from actors.model_files.fingerprint import ModelCopy
 from actors.ray_failures import plain_reason
 from actors.ray_session import cancel_stream, open_stream
 from actors.scheduling.events import (
@@ -59,6 +61,10 @@ SILENCE_S = 30.0
 """A stream that has said nothing for so long is broken."""
 PAUSE_STAGE = "pause after deaths, of seconds"
 """What people see as the stage of loading while a worker waits before it starts again."""
+
+
+class _OtherModel(Exception):
+    """The worker has another copy of the model than the pool; says which."""
 
 
 class WorkerFollower:
@@ -123,6 +129,9 @@ class WorkerFollower:
             except ActorDiedError as error:
                 logger.error("Worker %s is not started again: %s", self._slot.name, first_line(error))
                 reason = NoHealthyWorker(f"Worker {self._slot.name} died too often: it is not started again.")
+            except _OtherModel as error:
+                ray.kill(self._slot.handle, no_restart=True)
+                reason = ModelError(str(error))
             except Exception as error:  # noqa: BLE001 - whatever breaks a stream, it is opened again
                 cause = error.cause if isinstance(error, RayTaskError) else error
                 if not isinstance(cause, ExlpoolError) or self._pauses.ever_up:
@@ -181,7 +190,7 @@ class WorkerFollower:
         if pauses.hopeless:
             slot.handle.close.remote()
             raise NoHealthyWorker(f"Worker {slot.name} died again and again while it was loaded.")
-        slot.progress = None
+        slot.progress = slot.copy = None
         if pauses.pause_s:
             logger.warning("Worker %s, which died again, waits for %g s before it starts", worker_id, pauses.pause_s)
             slot.progress = LoadProgress(PAUSE_STAGE, 0, math.ceil(pauses.pause_s))
@@ -217,6 +226,11 @@ class WorkerFollower:
     async def _take_in(self, news: WorkerNews) -> None:
         slot = self._slot
         match news:
+            case ModelCopy():
+                objection = self._slots.objection(slot, news)
+                if objection is not None:
+                    raise _OtherModel(objection)
+                slot.copy = news
             case LoadProgress():
                 slot.progress = news
                 await self._slots.announce()
@@ -279,7 +293,7 @@ class WorkerFollower:
             return
         logger.warning("Worker %s is down: %s", slot.worker_id, reason)
         self._handle_event(WorkerDown(slot.worker_id, reason))
-        slot.worker_id = None
+        slot.worker_id = slot.copy = None
         slot.restarts += 1
         if not slot.leaving:
             self._handle_event(WorkerExpected(slot.name))

@@ -208,7 +208,7 @@ class Membership:
     # Single workers.
 
     def _open(self, planned: PlannedWorker) -> None:
-        slot = self._slots.add(planned.name)
+        slot = self._slots.add(planned.name, planned.generation)
         slot.leaving = planned.leaving
         limits = self._slots[planned.after].limits if planned.after in self._slots else None
         self._handle_event(WorkerExpected(slot.name, limits))

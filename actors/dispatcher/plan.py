@@ -101,6 +101,8 @@ def missing_in(limits: WorkerLimits, required: tuple[WorkerLimits, ...]) -> str 
     """What a worker lacks, so that it could not run everything that workers of the `required` limits could; None:
     nothing."""
     for other in required:
+        if limits.tokenizer and other.tokenizer and limits.tokenizer != other.tokenizer:
+            return "The new model has another tokenizer than the pool's."
         if limits.vocab_size != other.vocab_size:
             return f"The new model has {limits.vocab_size} tokens, the pool's model has {other.vocab_size}."
         for field, what in (("context_tokens", "tokens of context"), ("total_pages", "pages of cache")):

@@ -8,13 +8,16 @@ from typing import Any
 
 from actors.dispatcher.statistics import WorkerState
 from actors.messages import LoadProgress, WorkerLimits, WorkerReady
+from actors.model_files.fingerprint import ModelCopy
 
 
 class Slot:
     """One place for a worker: the handle stays, once it is known; the worker in it may be restarted."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, generation: int = 0) -> None:
+        """Workers of one `generation` are made of the same settings, and so have the same model."""
         self.name = name
+        self.generation = generation
         self.handle: Any = None
         self.worker_id: str | None = None
         """Of the life that can generate; None while there is none."""
@@ -29,6 +32,8 @@ class Slot:
         """What the worker waits for before it can begin, as a sentence without subject."""
         self.cut_off = False
         """Nobody hears that life at the moment; it may be well, or over."""
+        self.copy: ModelCopy | None = None
+        """Of the model that this life loads, or has loaded; None until it has told."""
         self.limits: WorkerLimits | None = None
         self.progress: LoadProgress | None = None
         self.failure: Exception | None = None
@@ -99,9 +104,16 @@ class Slots:
     def __getitem__(self, name: str) -> Slot:
         return self._slots[name]
 
-    def add(self, name: str) -> Slot:
-        slot = self._slots[name] = Slot(name)
+    def add(self, name: str, generation: int = 0) -> Slot:
+        slot = self._slots[name] = Slot(name, generation)
         return slot
+
+    def objection(self, slot: Slot, copy: ModelCopy) -> str | None:
+        """Why a worker with this copy of the model cannot be in that slot: the first of the workers of the same
+        settings has another one. None: it can."""
+        others = (other for other in self if other is not slot and other.generation == slot.generation)
+        first = next((other.copy for other in others if other.copy is not None and other.failure is None), None)
+        return None if first is None else copy.objection(first)
 
     def remove(self, name: str) -> None:
         del self._slots[name]

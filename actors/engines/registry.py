@@ -11,7 +11,7 @@ from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig, PoolConfig
 from actors.engines.base import Engine
 from actors.engines.model_dir import ModelDirectory, WeightKind, inspect_model_dir
-from actors.errors import ModelError
+from actors.errors import ModelError, first_line
 
 _NVML_LIBRARIES = ("libnvidia-ml.so.1", "nvml.dll")
 
@@ -31,43 +31,72 @@ def create_engine(config: EngineConfig) -> Engine:
 
             return CpuEngine(config)
         case _:
-            from actors.engines.exllamav2 import ExLlamaV2Engine
+            return _make_exllamav2(config)
 
-            return ExLlamaV2Engine(config)
+
+def _make_exllamav2(config: EngineConfig) -> Engine:
+    """Importing the library loads its compiled extension, or builds it, and any of that can fail."""
+    try:
+        from actors.engines.exllamav2 import ExLlamaV2Engine
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ModelError(
+            f"ExLlamaV2 is installed here and cannot be imported ({first_line(error)}): `exlpool doctor` says what is "
+            "missing on this machine and how to get it."
+        ) from error
+    return ExLlamaV2Engine(config)
 
 
 def resolve_engine_name(config: EngineConfig, *, has_gpu: bool | None = None) -> str:
-    """The engine's name: "cpu", "exllamav2" or "simulated". Reads no weights and imports no engine.
+    """The name of the engine that runs a configuration on this machine: "cpu", "exllamav2" or "simulated". Reads no
+    weights and imports no engine. What workers elsewhere are to run is for `actors.engine_choice` to decide.
 
-    An engine that the configuration names is taken at its word; otherwise the weights decide: EXL2 and GPTQ go to
-    ExLlamaV2, unquantised ones to ExLlamaV2 where there is a GPU and to the CPU engine elsewhere. `has_gpu` is for a
-    caller that knows better than this machine, because the workers will run on others.
+    An engine that the configuration names is taken at its word; otherwise see `choose_engine`. `has_gpu` is for a
+    caller that knows better than this machine.
     :raises ModelError: the model directory is unusable, or what its engine needs is missing here.
     """
     if config.engine == "simulated":
         return "simulated"
     model = inspect_model_dir(config.model or builtin_model_path())
-    if model.kind is WeightKind.EXL3:
-        raise ModelError(f"{model.path} holds EXL3 weights, and their engine is not there yet: use an EXL2 version.")
     gpu = _gpu_for(config) if has_gpu is None else has_gpu
-    if config.engine == "cpu":
-        return _cpu(model)
-    if config.engine == "exllamav2" or model.kind is not WeightKind.UNQUANTISED:
-        return _exllamav2(model, gpu)
-    if not gpu:
-        return "cpu"
-    if config.model is None and not exllamav2_installed():
+    name: str = config.engine
+    if name == "auto":
+        name = choose_engine(model, builtin=config.model is None, gpus=gpu)
+    else:
+        require_readable(model)
+    if name == "cpu":
+        require_readable_by_cpu(model)
         return "cpu"
     return _exllamav2(model, gpu)
 
 
-def _cpu(model: ModelDirectory) -> str:
+def choose_engine(model: ModelDirectory, *, builtin: bool, gpus: bool) -> str:
+    """What `engine: auto` stands for. The weights decide: EXL2 and GPTQ go to ExLlamaV2, unquantised ones to ExLlamaV2
+    where there are GPUs and to the CPU engine elsewhere. The built-in model, which is there to try things out, needs
+    nothing that is not installed: it goes to ExLlamaV2 only where that can be imported by this process too.
+
+    :raises ModelError: no engine here reads such weights.
+    """
+    require_readable(model)
+    if model.kind is not WeightKind.UNQUANTISED:
+        return "exllamav2"
+    if not gpus or (builtin and not exllamav2_installed()):
+        return "cpu"
+    return "exllamav2"
+
+
+def require_readable(model: ModelDirectory) -> None:
+    """:raises ModelError: no engine here reads such weights."""
+    if model.kind is WeightKind.EXL3:
+        raise ModelError(f"{model.path} holds EXL3 weights, and their engine is not there yet: use an EXL2 version.")
+
+
+def require_readable_by_cpu(model: ModelDirectory) -> None:
+    """:raises ModelError: the CPU engine does not read such weights."""
     if model.kind is not WeightKind.UNQUANTISED:
         raise ModelError(
             f"{model.path} holds {model.kind.upper()} weights, which the CPU engine cannot read: "
             "use unquantised weights, or a GPU and `engine: exllamav2`."
         )
-    return "cpu"
 
 
 def _exllamav2(model: ModelDirectory, gpu: bool) -> str:
@@ -79,7 +108,7 @@ def _exllamav2(model: ModelDirectory, gpu: bool) -> str:
     if not exllamav2_installed():
         raise ModelError(
             f"{model.path} ({model.kind}) is to run on ExLlamaV2, which is not installed: "
-            f"pip install exlpool[exllamav2]{_alternative(model)}."
+            f"pip install exlpool[exllamav2]{_alternative(model)}; `exlpool doctor` says what else is missing here."
         )
     return "exllamav2"
 

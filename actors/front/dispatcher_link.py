@@ -28,6 +28,7 @@ from actors.errors import (
 from actors.front.batching import TurnBatch
 from actors.front.place import MAX_BLAMED, Place
 from actors.messages import Admission, Decision, Grant, Refusal, RefusalReason, Release, Revocation
+from actors.pool_names import closed_words
 from actors.ray_session import RaySession
 from actors.supervisor import Supervisor
 
@@ -54,9 +55,11 @@ _ERRORS: dict[RefusalReason, type[ExlpoolError]] = {
 class DispatcherLink:
     """Open from the start of its first stream until `shut_down`, or until the dispatcher is gone for good."""
 
-    def __init__(self, front_id: str, dispatcher: Any) -> None:
+    def __init__(self, front_id: str, dispatcher: Any, pool: str = "") -> None:
+        """`pool` is its name."""
         self._front_id = front_id
         self._dispatcher = dispatcher
+        self._pool = pool
         self._session = RaySession()
         self._supervisor = Supervisor(f"link of {front_id} to the dispatcher")
         self._places: dict[str, Place] = {}
@@ -162,10 +165,11 @@ class DispatcherLink:
     def _stream_ended(self, failure: BaseException | None) -> None:
         """The one place that hears of a stream's end, whatever ended it."""
         if failure is None:
-            self._fail_for_good(PoolClosed("The pool was closed."))
+            self._fail_for_good(PoolClosed(closed_words(self._pool)))
             return
         if isinstance(failure, ActorDiedError):
-            self._fail_for_good(PoolClosed("The pool's dispatcher is gone; start the pool again."))
+            gone = closed_words(self._pool, "The pool's dispatcher is gone; start the pool again.")
+            self._fail_for_good(PoolClosed(gone))
             return
         if isinstance(failure, PoolClosed):  # the connection to Ray has ended
             self._fail_for_good(failure)

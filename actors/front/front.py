@@ -20,6 +20,7 @@ from actors.errors import EngineFailure, Overloaded, PoolClosed
 from actors.front.attempt_output import AttemptLost, AttemptOutput
 from actors.front.dispatcher_link import RECONNECT_INTERVAL_S, DispatcherLink
 from actors.front.place import Place
+from actors.front.prompt_directory import prompt_directory
 from actors.front.run import Piece, Run
 from actors.front.suspicion import endangered
 from actors.front.worker_handles import WorkerHandles
@@ -55,7 +56,7 @@ class Front:
         self.encoder = encoder
         self._welcome = welcome
         self._patient = patient
-        self._places = DispatcherLink(self.front_id, dispatcher)
+        self._places = DispatcherLink(self.front_id, dispatcher, welcome.pool)
         self._links: dict[str, WorkerLink] = {}
         self._handles = WorkerHandles(welcome.pool, welcome.workers)
         self._next_ticket = 1
@@ -67,16 +68,14 @@ class Front:
     ) -> Front:
         """Greet the dispatcher and wait until one of its workers can generate.
 
-        `load_encoder` gives the encoder of a model directory, on another thread.
+        `load_encoder` gives the encoder of a directory with a model's tokenizer, on another thread.
         :raises ExlpoolError: no worker could be loaded.
         """
-        welcome = await _greet(dispatcher, RaySession())
-        encoder = await asyncio.to_thread(load_encoder, welcome.model_dir)
+        session = RaySession()
+        welcome = await _greet(dispatcher, session)
+        async with prompt_directory(welcome, session) as directory:
+            encoder = await asyncio.to_thread(load_encoder, directory)
         return cls(dispatcher, welcome, encoder, patient=patient)
-
-    @property
-    def model_dir(self) -> str:
-        return self._welcome.model_dir
 
     @property
     def limits(self) -> tuple[WorkerLimits, ...]:

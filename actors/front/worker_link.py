@@ -2,7 +2,8 @@
 
 The link is at any moment one of these, and every change says what becomes of the attempts:
 
-- opening: a stream was asked for and has not answered. Attempts wait in `start`, no longer than OPEN_TIMEOUT_S.
+- opening: a stream was asked for and has not answered. Attempts wait in `start`, no longer than OPEN_TIMEOUT_S, and
+  for a link that was broken before no longer than REOPEN_TIMEOUT_S.
 - open: the worker of this life listens. Attempts are submitted and their output comes.
 - broken: the stream ended, however it did, or a call failed. Every attempt that was submitted is told that it is lost
   (the worker cancels it when it sees the end of the stream), and the link is opening again after a pause.
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 30.0
 """For a stream to answer before another one is asked for, and for an attempt to wait for that."""
+REOPEN_TIMEOUT_S = 2.0
+"""For an attempt to wait for a link that is broken: enough for one that broke on the way to a worker that is well. Who
+waited longer on a node that has died had all of its pause from here."""
 SILENCE_S = 30.0
 """A worker says something every few seconds (`actors.worker.output_stream`). A stream that has said nothing for so long
 is broken."""
@@ -83,18 +87,29 @@ class WorkerLink:
     async def start(self, request: GenerationRequest, output: AttemptOutput) -> None:
         """Submit an attempt once the link is open; its output goes to `output` until it has ended or is cancelled.
 
-        :raises AttemptLost: the link cannot be opened in time, or is over.
+        :raises AttemptLost: the link cannot be opened in time, or is over; or the place was taken back meanwhile.
         """
-        try:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                while not self._settled.is_set():  # it may have opened and broken again before this goes on
-                    await self._settled.wait()
-        except TimeoutError:
-            raise AttemptLost(self._why or f"worker {self.worker_id} did not answer in {OPEN_TIMEOUT_S:g} s") from None
+        while not self._settled.is_set():  # it may have opened and broken again before this goes on
+            await self._until_settled(output)
         if self.over:
             raise AttemptLost(self._why)
         self._outputs[request.ticket] = output
         self._commands.add(request)
+
+    async def _until_settled(self, output: AttemptOutput) -> None:
+        """:raises AttemptLost: the link cannot be opened in time, or nothing more is wanted of it for this output."""
+        patience_s = REOPEN_TIMEOUT_S if self._why else OPEN_TIMEOUT_S
+        loop = asyncio.get_running_loop()
+        settled, lost = loop.create_task(self._settled.wait()), loop.create_task(output.take())
+        try:
+            await asyncio.wait({settled, lost}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                lost.result()  # raises: nothing but a loss can come to what was not submitted
+            if not settled.done():
+                raise AttemptLost(self._why or f"worker {self.worker_id} did not answer in {patience_s:g} s")
+        finally:
+            settled.cancel()
+            lost.cancel()
 
     def cancel(self, ticket: int) -> None:
         """Give an attempt up: nothing more reaches its output, and the engine ends it before its next step."""

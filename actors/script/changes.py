@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig, PoolConfig, pool_config
 from actors.dispatcher.statistics import WorkerState
-from actors.engines.registry import resolve_engine_name
+from actors.engine_choice import decide_engine, find_model, with_engine
 from actors.errors import ConfigurationError, ExlpoolError, ModelError, NoHealthyWorker, PoolClosed
 
 T = TypeVar("T")
@@ -72,8 +72,15 @@ def replace(dispatcher: Any, settings: dict[str, Any], grace_s: float | None, *,
     if strange:
         raise ConfigurationError(f"{min(strange)} cannot be changed while a pool runs.", param=min(strange))
     after = pool_config(**{**before.model_dump(exclude_unset=True), **settings})
-    resolve_engine_name(after)
-    if _tokenizer(before) != _tokenizer(after):
+    if after.engine == "auto" and not settings.keys() & {"model", "engine"}:
+        after = with_engine(after, before.engine)  # the same model as before: what was decided of it holds
+    if after.engine != "simulated":
+        find_model(after)
+    after = decide_engine(after)
+    old, new = _tokenizer(before), _tokenizer(after)
+    if new is None and after.engine == "simulated" and "model" in settings:
+        raise ModelError(f"{after.model} has no tokenizer.json on this machine, and simulated workers look for none.")
+    if old is not None and new is not None and old != new:  # otherwise the first new worker shows it
         raise ConfigurationError("The new model has another tokenizer than the pool's.", param="model")
     tell(lambda: dispatcher.replace.remote(after, grace_s))
     if not wait:
@@ -87,13 +94,12 @@ def replace(dispatcher: Any, settings: dict[str, Any], grace_s: float | None, *,
         raise ConfigurationError(f"The workers are as they were before: {answer[1]}")
 
 
-def _tokenizer(config: PoolConfig) -> bytes:
-    """:raises ModelError: the model has none."""
-    file = Path(config.model or builtin_model_path()) / "tokenizer.json"
+def _tokenizer(config: PoolConfig) -> bytes | None:
+    """None: this machine does not have it."""
     try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ModelError(f"Cannot read {file}: {error.strerror}.") from None
+        return (Path(config.model or builtin_model_path()) / "tokenizer.json").read_bytes()
+    except OSError:
+        return None
 
 
 def _deadline_s(config: PoolConfig, grace_s: float | None, *, times: int = 1) -> float:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from actors.errors import PoolClosed
 from actors.front.front import Front
+from actors.model_files.prompt_files import digest_here
 from actors.ray_session import RaySession
 from actors.request.options import RequestOptions
 from actors.request.prompt import Prompt, PromptEncoder
@@ -109,14 +111,15 @@ class ScriptFronts:
 
 
 class _SharedEncoders:
-    """Loads the encoder of a model directory once, whoever asks first."""
+    """Loads the encoder of a tokenizer once, whoever asks first, and wherever its files lie at the moment."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loaded: dict[str, PromptEncoder] = {}
 
     def load(self, model_dir: str) -> PromptEncoder:
+        digest = digest_here(Path(model_dir))
         with self._lock:
-            if model_dir not in self._loaded:
-                self._loaded[model_dir] = PromptEncoder.load(model_dir)
-            return self._loaded[model_dir]
+            if digest not in self._loaded:
+                self._loaded[digest] = PromptEncoder.load(model_dir)
+            return self._loaded[digest]

@@ -27,8 +27,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig
-from actors.errors import FatalEngineError
+from actors.errors import ExlpoolError, FatalEngineError
 from actors.messages import (
     Cancellation,
     GenerationRequest,
@@ -41,12 +42,16 @@ from actors.messages import (
     WorkerNews,
     WorkerReady,
 )
+from actors.model_files.fingerprint import ModelCopy
+from actors.model_files.prompt_files import read_files
 from actors.ray_session import own_gpus, own_node, own_node_id
 from actors.supervisor import Supervisor, end_process
+from actors.worker.changes import Changes
 from actors.worker.commands import Cancel, CancelStream, Command, Inspect, StepNews, Stop, Submit
 from actors.worker.engine_jobs import portable
 from actors.worker.engine_process import EngineProcess, start_engine
 from actors.worker.engine_thread import EngineThread
+from actors.worker.model_look import ModelLook, here, look_at_model, with_digests
 from actors.worker.output_stream import HEARTBEAT_S, OutputStreams
 from actors.worker.step_reports import ReportBuilder
 
@@ -79,9 +84,12 @@ class Worker:
         self._limits: WorkerLimits | None = None
         self._progress: LoadProgress | None = None
         self._failure: BaseException | None = None
+        self._look = ModelLook()
+        """At what the engine loads; empty until then."""
         self._ended = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._changed = Changes()
         self._config = config
+        self._starting = False
         self._engine: EngineThread | EngineProcess | None = None
         """None until it is started."""
 
@@ -90,9 +98,15 @@ class Worker:
         self._start_engine()
 
     def _start_engine(self) -> None:
-        if self._engine is not None or self._ended.is_set():
-            return
-        try:
+        if not self._starting and not self._ended.is_set():
+            self._starting = True
+            self._supervisor.start("start the engine", self._look_and_start(), on_end=self._note_not_started)
+
+    async def _look_and_start(self) -> None:
+        """See that all is there on this node, and what model it is, before the weights are read."""
+        self._look = await asyncio.to_thread(look_at_model, self._config)
+        self._changed.set()
+        if not self._ended.is_set():
             self._engine = start_engine(
                 self._config,
                 on_progress=lambda progress: self._post(self._note_progress, progress),
@@ -100,9 +114,13 @@ class Worker:
                 on_news=lambda news: self._post(self._deliver, news),
                 on_end=lambda failure: self._post(self._note_ended, failure),
             )
-        except (OSError, RuntimeError) as error:  # the machine has no process or no thread left for it
-            logger.exception("The engine of worker %s could not be started", self._worker_id)
-            self._note_ended(error)
+
+    def _note_not_started(self, failure: BaseException | None) -> None:
+        """Nothing to load, or the machine has no process or no thread left for it."""
+        if failure is not None and not self._ended.is_set():
+            if not isinstance(failure, ExlpoolError):  # those are told
+                logger.error("The engine of worker %s could not be started", self._worker_id, exc_info=failure)
+            self._note_ended(failure)
 
     def _tell_engine(self, command: Command) -> None:
         """What comes before the engine is about nothing that it has."""
@@ -127,7 +145,7 @@ class Worker:
         self._changed.set()
 
     def _note_loaded(self, limits: WorkerLimits) -> None:
-        self._limits = limits
+        self._limits = limits if self._look.copy is None else with_digests(limits, self._look.copy)
         self._changed.set()
 
     def _note_ended(self, failure: BaseException | None) -> None:
@@ -144,7 +162,7 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
                 while self._streams or self._reports:
-                    await self._change()
+                    await self._changed.next()
 
     def _deliver(self, news: StepNews) -> None:
         self._streams.put(news.outputs)
@@ -204,7 +222,8 @@ class Worker:
     # The dispatcher.
 
     async def reports(self, start_after_s: float = 0.0) -> AsyncIterator[WorkerNews]:
-        """Who this is, progress while the model loads, one `WorkerReady`, then step reports while the worker lives.
+        """Who this is, which model it has, progress while that loads, one `WorkerReady`, then step reports while the
+        worker lives.
 
         The engine starts `start_after_s` from now, unless it does so earlier for another listener. The stream says who
         this is again whenever there is nothing else to tell for HEARTBEAT_S, and ends when the worker is closed. One
@@ -216,24 +235,30 @@ class Worker:
         else:
             self._start_engine()
         yield self._listening
+        told: ModelCopy | None = None
         while self._limits is None:
             self._raise_if_load_failed()
             if self._ended.is_set():
                 return
+            if self._look.copy is not None and told is None:
+                told = self._look.copy
+                yield told
             if self._progress is not None:
                 progress, self._progress = self._progress, None
                 yield progress
-            if not await self._changes():
+            if not await self._changed.next_within(HEARTBEAT_S):
                 yield self._listening
+        if self._look.copy is not None and told is None:
+            yield self._look.copy
         self._ready_wanted, self._ready = True, None
         self._tell_engine(Inspect())
         while self._ready is None and not self._ended.is_set():
-            if not await self._changes():
+            if not await self._changed.next_within(HEARTBEAT_S):
                 yield self._listening
         if self._ready is not None:
             yield self._ready
         while not self._ended.is_set():
-            if not await self._changes():
+            if not await self._changed.next_within(HEARTBEAT_S):
                 yield self._listening
             if self._reports and not self._reports.urgent:
                 await self._urgent_change()
@@ -252,27 +277,24 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(QUIET_REPORT_INTERVAL_S):
                 while not self._reports.urgent and not self._ended.is_set():
-                    await self._change()
-
-    async def _changes(self) -> bool:
-        """Wait for a change, but not for longer than a stream may say nothing; returns whether there was one."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(HEARTBEAT_S):
-                await self._change()
-                return True
-        return False
-
-    async def _change(self) -> None:
-        await self._changed.wait()
-        self._changed.clear()
+                    await self._changed.next()
 
     def _raise_if_load_failed(self) -> None:
         if self._failure is not None:
-            raise portable(self._failure, "The engine could not be loaded")
+            raise here(portable(self._failure, "The engine could not be loaded"))
 
     async def resync(self) -> None:
         """Have the next report carry the whole truth about resident pages and running attempts."""
         self._tell_engine(Inspect())
+
+    async def prompt_files(self) -> dict[str, bytes]:
+        """The files that fronts make prompts with, for one on a node that does not have them.
+
+        :raises ModelError: they cannot be read, or are too large to be sent.
+        """
+        return self._look.prompt_files or await asyncio.to_thread(
+            read_files, self._config.model or builtin_model_path()
+        )
 
     async def heartbeat(self) -> Heartbeat:
         engine = self._engine

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,11 +16,11 @@ import typer
 from pydantic import ValidationError
 from ray.exceptions import RayError
 
-from actors import ExlpoolError, Pool
+from actors import ExlpoolError
 from actors.ray_failures import plain_reason
 from actors.version import package_version
 from actors.wording import value_told
-from cluster.cli import members, serve
+from cluster.cli import config, doctor, members, serve, up
 from cluster.cli import options as opt
 from cluster.cli.console import complain, errors, loading
 from cluster.cli.listing import describe_models
@@ -72,7 +73,7 @@ def generate(
         prompt = read_prompt()
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": prompt})
-    with loading() as progress, Pool.start(config=settings, address=pool.address, progress=progress) as started:
+    with loading() as progress, opt.opened_pool(pool, settings, progress) as started:
         progress.done()
         for delta in started.stream(messages if chat or system is not None else prompt, **chosen):
             print(delta.text, end="", flush=True)
@@ -99,7 +100,7 @@ def run(
 ) -> None:
     """Run a file of prompts through a pool, with a live progress bar and a summary."""
     settings, chosen, form = pool.settings(), sampling.settings(), Format(jsonl=jsonl, chat=chat)
-    failed = run_file(prompts, out, settings, address=pool.address, form=form, sampling=chosen)
+    failed = run_file(prompts, out, partial(opt.opened_pool, pool, settings), form=form, sampling=chosen)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -121,7 +122,10 @@ def version() -> None:
 
 
 serve.register(app)
+config.register(app)
+up.register(app)
 members.register(app)
+doctor.register(app)
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ import time
 from types import FrameType
 from typing import Any
 
-from cluster.cli.descendants import kill_descendants
 from cluster.cli.signal_actions import SignalActions
+from cluster.processes import descendants, kill
 
 STOP_WITHIN_S = 30.0
 """Time for an end in good order."""
@@ -40,6 +40,15 @@ _WORDS = {
 _SWALLOWED = 0
 """Stands among the signals that arrive: an `Interrupted` got lost."""
 _SHOW_CURSOR = "\x1b[?25h\n"
+
+
+_last_words = ""
+
+
+def say_when_interrupted(words: str) -> None:
+    """Have a signal that ends the program say this too, from now on."""
+    global _last_words
+    _last_words = words
 
 
 class Interrupted(KeyboardInterrupt):
@@ -130,7 +139,7 @@ class Interrupts:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, 2)
             os.close(nowhere)
-            self._say(_WORDS[signal.Signals(number)])
+            self._say(f"{_WORDS[signal.Signals(number)]} {_last_words}".rstrip())
 
     def _say(self, words: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads it any more
@@ -145,7 +154,7 @@ class Interrupts:
             self._leave()
 
     def _leave(self) -> None:
-        kill_descendants(self._pid)
+        kill(descendants(self._pid))
         os._exit(128 + (self.received or 0))
 
     def _watch(self, arrived: int, actions: SignalActions) -> None:

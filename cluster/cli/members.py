@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import ray
 import typer
-from ray.util import list_named_actors
 
-from actors import PoolConfig, PoolNotFound, WorkerState
-from actors.ray_session import NAMESPACE, SLOT_PREFIX, ensure_ray
+from actors import PoolConfig, WorkerState
+from actors.ray_session import ensure_ray
 from actors.script import changes
+from actors.script.finding import find_pool
 from cluster.cli.console import errors
-
-_LIFE = r"\.[0-9a-f]{10}-[0-9a-f]{6}"
-"""What the name of a served pool has behind that of its model."""
 
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster that the pool runs on; none: RAY_ADDRESS, else the one on this machine.")
@@ -73,42 +69,14 @@ def _running_pool(name: str | None, address: str | None) -> Iterator[tuple[Any, 
 
     :raises PoolNotFound: there is none, or there are several that may be meant.
     """
-    owns_ray = ensure_ray(address or "auto")
+    from cluster.own_cluster import address_of_running
+
+    owns_ray = ensure_ray(address_of_running(address), quiet=True)
     try:
-        yield _find(_full_name(name))
+        yield find_pool(name)
     finally:
         if owns_ray:
             ray.shutdown()
-
-
-def _find(name: str) -> tuple[Any, PoolConfig]:
-    try:
-        dispatcher: Any = ray.get_actor(name, namespace=NAMESPACE)
-    except ValueError:
-        raise PoolNotFound(f"No pool named {name!r} runs on this cluster.") from None
-    config: PoolConfig = changes.tell(lambda: dispatcher.config.remote())
-    return dispatcher, config
-
-
-def _full_name(name: str | None) -> str:
-    """The name under which the pool that is meant has its dispatcher."""
-    from serve_app.config import pool_stem
-
-    taken: set[str] = {
-        entry["name"] for entry in list_named_actors(all_namespaces=True) if entry["namespace"] == NAMESPACE
-    }
-    if name is None:
-        pools = {actor.rpartition(".")[0] for actor in taken if actor.rpartition(".")[2].startswith(SLOT_PREFIX)}
-    elif name in taken:
-        return name
-    else:
-        served = re.compile(re.escape(pool_stem(name)) + _LIFE)
-        pools = {actor for actor in taken if served.fullmatch(actor)}
-    if len(pools) == 1:
-        return pools.pop()
-    if pools:
-        raise PoolNotFound(f"Several pools run on this cluster; name one with --pool: {', '.join(sorted(pools))}.")
-    raise PoolNotFound("No pool runs on this cluster." if name is None else f"No pool named {name!r} runs here.")
 
 
 def _print_workers(dispatcher: Any) -> None:

@@ -6,19 +6,25 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from actors import ConfigurationError, PoolConfig, load_config, pool_config
-from actors.config import read_settings
+from actors import ConfigurationError, Pool, PoolConfig
 from actors.sampling import sampling_params
+from actors.script.starting import ProgressCallback
+from cluster.cli.settings import pool_settings
 from cluster.cli.sources import require_utf8
 
 Config = Annotated[Path | None, typer.Option(help="YAML file with settings of the pool; options go before it.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Text that ends a completion; may be given several times.")]
+Running = Annotated[
+    str | None,
+    typer.Option("--pool", help="Name of a pool that runs, or of a served model: use it instead of starting one."),
+]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to use; none: RAY_ADDRESS, else a private one on this machine.")
 ]
@@ -28,14 +34,22 @@ Address = Annotated[
 class WorkerOptions:
     """What workers are made of, and how many; what was not given is None."""
 
-    model: Annotated[Path | None, typer.Option(help="Model directory; none: the built-in model.")] = None
+    model: Annotated[
+        Path | None, typer.Option(help="Model directory, or org/name of a downloaded one; none: the built-in.")
+    ] = None
     workers: Annotated[int | None, typer.Option(min=1, help="Workers to start, each with a model of its own.")] = None
     min_workers: Annotated[int | None, typer.Option(min=0, help="An idle pool shrinks to it; none: --workers.")] = None
     max_workers: Annotated[int | None, typer.Option(min=1, help="A busy pool grows to it; none: --workers.")] = None
     engine: Annotated[str | None, typer.Option(help="auto, cpu, exllamav2 or simulated.")] = None
     cache_tokens: Annotated[int | None, typer.Option(help="Key-value cache of each worker, a multiple of 256.")] = None
+    cache_mode: Annotated[str | None, typer.Option(help="How precise the cache is: fp16, q8, q6 or q4.")] = None
+    context_tokens: Annotated[int | None, typer.Option(help="Bound on prompt + completion; none: the model's.")] = None
+    max_batch_size: Annotated[int | None, typer.Option(help="Jobs of a worker that decode together.")] = None
     cpus_per_worker: Annotated[float | None, typer.Option(help="CPUs that each worker claims from Ray.")] = None
     gpus_per_worker: Annotated[float | None, typer.Option(help="GPUs of each worker; a fraction shares one.")] = None
+    gpu_split: Annotated[str | None, typer.Option(help="GB of weights per GPU of a worker, such as 20,24.")] = None
+    draft_model: Annotated[Path | None, typer.Option(help="Small model with the same tokenizer that drafts.")] = None
+    lora: Annotated[Path | None, typer.Option(help="Directory of a LoRA adapter.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,31 +57,36 @@ class PoolOptions(WorkerOptions):
     """A pool that a command starts for itself: its workers, and where they run."""
 
     config: Config = None
+    running: Running = None
     address: Address = None
 
-    def settings(self) -> PoolConfig:
-        """From the file, single options, or both, where single options win.
+    def settings(self) -> PoolConfig | None:
+        """From the file, single options, or both, where single options win; None: the pool runs already.
 
         :raises ConfigurationError: in one sentence what is wrong.
         """
         chosen = given(self)
         chosen.pop("address", None)
-        file = chosen.pop("config", None)
-        from_file = {} if file is None else _pool_file(file)
-        return pool_config(**{**from_file, **chosen})
+        if chosen.pop("running", None) is not None:
+            if chosen:
+                told = " and ".join(f"--{name.replace('_', '-')}" for name in chosen)
+                raise ConfigurationError(f"--pool uses a pool as it runs: leave {told} out.", param=min(chosen))
+            return None
+        return pool_settings(chosen.pop("config", None), chosen)
 
 
-def _pool_file(file: Path) -> dict[str, Any]:
-    """The settings of a pool that a file holds.
+@contextmanager
+def opened_pool(options: PoolOptions, settings: PoolConfig | None, progress: ProgressCallback) -> Iterator[Pool]:
+    """The pool that `options` name, or one with these settings for as long as the `with` block lasts."""
+    if settings is None:
+        assert options.running is not None
+        from cluster.own_cluster import address_of_running
 
-    :raises ConfigurationError: it holds something else.
-    """
-    settings = read_settings(file)
-    if "models" in settings:
-        raise ConfigurationError(f"{file} has `models`, so it is for `exlpool serve`: a pool has one model.")
-    if "applications" in settings:
-        raise ConfigurationError(f"{file} has `applications`, so it is for `exlpool deploy`.")
-    return load_config(file).model_dump(exclude_unset=True)
+        found = Pool.connect(options.running, address=address_of_running(options.address))
+    else:
+        found = Pool.start(config=settings, address=options.address, progress=progress)
+    with found:
+        yield found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

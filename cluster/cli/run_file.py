@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors import ConfigurationError, Pool, PoolConfig, Prompt
+from actors import ConfigurationError, Pool, Prompt
+from actors.script.starting import ProgressCallback
 from cluster.cli.console import RunProgress, errors, loading
 from cluster.cli.results import opened_results
 from cluster.cli.rows import Row, read_rows
@@ -26,9 +28,8 @@ class Format:
 def run_file(
     prompts: Path,
     out: Path | None,
-    config: PoolConfig,
+    opened_pool: Callable[[ProgressCallback], AbstractContextManager[Pool]],
     *,
-    address: str | None,
     form: Format,
     sampling: Mapping[str, Any],
 ) -> int:
@@ -47,7 +48,7 @@ def run_file(
         with (
             opened_results(out, prompts) as results,
             loading() as starting,
-            Pool.start(config=config, address=address, progress=starting) as pool,
+            opened_pool(starting) as pool,
         ):
             starting.done()
             under_way: deque[Row] = deque()  # as many as `map` has under way

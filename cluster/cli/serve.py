@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
-from actors import ConfigurationError
-from actors.config import naming, read_settings
+from actors.wording import setting_error
 from cluster.cli import options as opt
 from cluster.cli.console import errors, loading
 from cluster.cli.keys import keys_app
+from cluster.cli.settings import serve_settings
 
 if TYPE_CHECKING:
+    from cluster.config import HttpConfig
     from cluster.server import OwnServer
-    from serve_app.config import ServeConfig
+    from serve_app.config import ListenConfig, ServeConfig
 
 WATCH_INTERVAL_S = 5.0
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
@@ -31,6 +33,8 @@ Host = Annotated[
     typer.Option(help="IP address to listen on, none: 127.0.0.1; other than this machine's own needs keys."),
 ]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="TCP port to listen on; none: 8000.")]
+Certificate = Annotated[Path | None, typer.Option(help="PEM file with the server's certificate; none: no TLS.")]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM file with the private key of the certificate.")]
 KeysFile = Annotated[Path | None, typer.Option(help="File of hashed API keys; none: no key is needed.")]
 Origins = Annotated[list[str] | None, typer.Option("--cors-origin", help="Web page that may ask; several times.")]
 Strangers = Annotated[bool, typer.Option("--remote-without-keys", help="Serve other machines without any key.")]
@@ -44,6 +48,8 @@ def serve(
     workers: opt.WorkerOptions,
     host: Host = None,
     port: Port = None,
+    tls_certificate: Certificate = None,
+    tls_key: TlsKey = None,
     keys_file: KeysFile = None,
     cors_origin: Origins = None,
     remote_without_keys: Strangers = False,
@@ -53,7 +59,6 @@ def serve(
 ) -> None:
     """Serve models on this machine through an OpenAI-compatible API, until Ctrl-C."""
     from cluster.server import OwnServer
-    from serve_app.config import ListenConfig
 
     chosen = opt.given(
         workers,
@@ -63,13 +68,11 @@ def serve(
         remote_without_keys=remote_without_keys or None,
         log_content=log_content or None,
     )
-    settings = _settings(config, chosen)
-    listen = settings.listen or ListenConfig()
+    settings, http = serve_settings(config, chosen)
+    listen = _listen(settings, http, host=host, port=port, tls_certificate=tls_certificate, tls_key=tls_key)
     with contextlib.ExitStack() as stack:
         with loading() as progress:
-            server = OwnServer(
-                settings, host=host or listen.host, port=port or listen.port, address=address, progress=progress
-            )
+            server = OwnServer(settings, listen=listen, address=address, progress=progress)
             stack.enter_context(server)
         _say_where(server, settings)
         while True:
@@ -77,27 +80,18 @@ def serve(
             server.watch()
 
 
-def _settings(file: Path | None, chosen: dict[str, Any]) -> ServeConfig:
-    """What the file and the command line say together; the latter wins.
+def _listen(settings: ServeConfig, http: HttpConfig, **chosen: Any) -> ListenConfig:
+    """Where to listen: what the file and the command line say together; the latter wins.
 
-    :raises ConfigurationError: in one sentence what is wrong, or does not go together.
+    :raises ConfigurationError: in one sentence what is wrong.
     """
-    from serve_app.config import ModelConfig, serve_config
+    from serve_app.config import ListenConfig
 
-    if file is None:
-        return serve_config(**chosen)
-    from_file = read_settings(file)
-    if "applications" in from_file:
-        raise ConfigurationError(f"{file} has `applications`, so it is for `exlpool deploy`.")
-    with naming(file):
-        serve_config(**from_file)
-    of_a_model = [f"--{name.replace('_', '-')}" for name in chosen if name in ModelConfig.model_fields]
-    if "models" in from_file and of_a_model:
-        verb = "does" if len(of_a_model) == 1 else "do"
-        raise ConfigurationError(
-            f"{' and '.join(of_a_model)} {verb} not go with {file}, which lists `models`: set it there for each."
-        )
-    return serve_config(**{**from_file, **chosen})
+    from_file = {"host": http.host, "port": http.port} if settings.listen is None else settings.listen.model_dump()
+    try:
+        return ListenConfig(**{**from_file, **opt.given(**chosen)})
+    except ValidationError as error:
+        raise setting_error(error, ListenConfig) from None
 
 
 def deploy(

@@ -18,6 +18,7 @@ from serve_app.edge.request_id import path_of
 from serve_app.errors import error_response
 from serve_app.metrics.observer import RequestRecord, Unobserved
 
+ANY_ADDRESS = frozenset({"0.0.0.0", "::"})
 _ticket: ContextVar[RateTicket | None] = ContextVar("ticket", default=None)
 """That of the request that the running task works for."""
 
@@ -131,10 +132,21 @@ def _shown_key(headers: Headers) -> str:
 
 def _is_local(scope: Scope) -> bool:
     """Both ends of the connection are this machine, and the client calls it by a local name: a page in a browser that
-    was sent here by a foreign name is not let in. What is not known (a Unix socket) is local."""
+    was sent here by a foreign name is not let in. What is not known (a Unix socket) is local.
+
+    "Any address", 0.0.0.0, is a local name for programs only: browsers hold it for a foreign one, and let pages of
+    strangers ask there what they may not ask at 127.0.0.1.
+    """
     ends = [end[0] for end in (scope.get("client"), scope.get("server")) if end is not None]
-    name = Headers(scope=scope).get("host", "localhost")
-    return all(_is_loopback(host) for host in ends) and _is_loopback(_without_port(name))
+    headers = Headers(scope=scope)
+    name = _without_port(headers.get("host", "localhost"))
+    called_locally = _is_loopback(name) or (name in ANY_ADDRESS and not _is_of_page(headers))
+    return called_locally and all(_is_loopback(host) for host in ends)
+
+
+def _is_of_page(headers: Headers) -> bool:
+    """Whether a page in a browser asks: the browser says so, and no page can keep it from that."""
+    return "origin" in headers or headers.get("sec-fetch-site", "none") != "none"
 
 
 def _without_port(name: str) -> str:

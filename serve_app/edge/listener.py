@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from actors.supervisor import Supervisor
-from serve_app.config import LiveSettings
+from serve_app.config import ListenConfig, LiveSettings
 from serve_app.edge.keys import KeyRing
 from serve_app.edge.protocol import HeadBounds, HttpProtocol, bounded_protocol
 from serve_app.edge.stack import Edge
@@ -37,10 +37,12 @@ class Listener:
 
     Replicas on one machine listen side by side, so a client whose connection ends finds another one at once."""
 
-    def __init__(self, app: ASGIApp, listened: Edge, *, host: str, port: int, drain_s: float) -> None:
+    def __init__(self, app: ASGIApp, listened: Edge, *, listen: ListenConfig, drain_s: float) -> None:
+        """:raises ConfigurationError: a file for TLS is missing or wrong."""
+        listen.require_tls_files()
         self._app = app
         self._listened = listened
-        self._host, self.port, self._drain_s = host, port, drain_s
+        self._host, self.port, self._drain_s = listen.host, listen.port, drain_s
         self.failure: Exception | None = None
         """Why it listens no more, though nobody asked it to end: then its process is of no use."""
         self._tasks = Supervisor("listener")
@@ -60,6 +62,8 @@ class Listener:
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(int(drain_s), 1),
+                ssl_certfile=listen.tls_certificate,
+                ssl_keyfile=listen.tls_key,
             )
         )
 
@@ -118,11 +122,17 @@ class Listener:
                 waiting.append(self._socket.accept()[0])
         for server in self._server.servers:
             server.close()
-        for connection in waiting:
-            connection.setblocking(False)
-            await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
+        await asyncio.gather(*(self._take(connection) for connection in waiting))
         for protocol in self._connections:
             protocol.announce_end()
+
+    async def _take(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        tls = self._server.config.ssl
+        with contextlib.suppress(OSError):  # the client goes, or does not speak TLS
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._make_protocol, connection, ssl=tls, ssl_handshake_timeout=LINGER_S if tls else None
+            )
 
     def _make_protocol(self) -> HttpProtocol:
         return self._protocol(

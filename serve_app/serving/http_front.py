@@ -32,7 +32,7 @@ class HttpFront:
     async def __init__(self, config: ServeConfig, *owners: Any) -> None:  # type: ignore[misc] # Serve awaits it
         """`owners` are only there to make them part of the application.
 
-        :raises ConfigurationError: the keys file is wrong.
+        :raises ConfigurationError: the keys file is wrong, or a file for TLS.
         """
         context = serve.get_replica_context()
         self._app_name = context.app_name
@@ -78,9 +78,7 @@ class HttpFront:
         if config.listen is None:
             return [behind_proxy], cast("ASGIApp", behind_proxy)
         listened = Edge(api, rates=self._rates)
-        self._listener = Listener(
-            behind_proxy, listened, host=config.listen.host, port=config.listen.port, drain_s=config.drain_s
-        )
+        self._listener = Listener(behind_proxy, listened, listen=config.listen, drain_s=config.drain_s)
         return [behind_proxy, self._listener], self._listener
 
     def _ask_statistics(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ray.exceptions import RayError
 
 from actors.errors import PoolClosed
 from actors.launch import Launched, launch
+from actors.pool_names import new_life
 from actors.supervisor import Supervisor
 from serve_app.config import ModelConfig
 from serve_app.edge.rate_book import RateBook, RateCall, Verdict
@@ -205,7 +205,7 @@ class PoolHolder:
             self._proven = True
             logger.warning("The pool of %s runs already and is held from now on", self._config.name)
         else:
-            self._life = secrets.token_hex(3)
+            self._life = new_life()
             launched = await asyncio.to_thread(launch, self._config.pool(f"{self._key}-{self._life}"))
         self._launched.set_result(launched)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ray.exceptions import RayError
 
 from actors.cluster_room import room_for
+from actors.engine_choice import decide_engine
 from actors.ray_session import cancel_stream, open_stream
 from actors.worker_starter import claim_of_worker
 from serve_app.config import ModelConfig
@@ -23,8 +24,11 @@ CALLED_OFF_PAUSE_S = 5.0
 
 
 def has_room(config: ModelConfig, workers: int) -> bool:
-    """Whether so many workers of the model fit beside all that runs, as far as Ray tells."""
-    return workers <= room_for(claim_of_worker(config))
+    """Whether so many workers of the model fit beside all that runs, as far as Ray tells.
+
+    :raises ModelError: nobody can say what engine it needs.
+    """
+    return workers <= room_for(claim_of_worker(decide_engine(config)))
 
 
 async def is_there(app_name: str, config: ModelConfig) -> bool:

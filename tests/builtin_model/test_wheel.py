@@ -59,6 +59,11 @@ def test_it_holds_the_model(files: set[PurePosixPath]) -> None:
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= inside
 
 
+def test_it_holds_the_files_for_clusters(files: set[PurePosixPath]) -> None:
+    inside = {path.name for path in files if path.parent == PurePosixPath("cluster") and path.suffix != ".py"}
+    assert inside == {path.name for path in (ROOT / "cluster").glob("*.yaml")} | {"grafana.json"}
+
+
 def test_the_model_is_found_without_its_training(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from cluster.deploy import DeployFailed, deploy
-from tests.cluster.heads import Head, head_node
+from tests.cluster.heads import Head, head_node, live_at
 from tests.listeners import free_port
 from tests.serve_app.lasting_load import LastingLoad
 
@@ -241,7 +242,8 @@ async def main(only: list[str]) -> bool:
     print(f"{'situation':34} {'requests':>8} {'otherwise':>9} {'gap s':>8} {'took s':>6}  how they ended", flush=True)
     mark, folder = f"redeploys-{os.getpid()}", Path(tempfile.gettempdir()) / f"ray-{os.getpid()}"
     fine = True
-    with head_node(mark, folder) as head:
+    with head_node(mark, folder) as head, pytest.MonkeyPatch.context() as patch:
+        live_at(head.home, patch)
         site = Site(head, free_port(), free_port())
         for name, step in _steps().items():
             if any(word in name for word in only):

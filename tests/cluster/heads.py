@@ -6,28 +6,35 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import psutil
+import pytest
+from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
 
 import cluster
 from tests.listeners import free_port
 from tests.processes import marked_environment
 
+AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+"""The variables that say what Ray has by itself otherwise."""
+NO_VARIABLES: Mapping[str, str] = {}
 UP_WITHIN_S = 90.0
 END_S = 10.0
 
 
 @dataclass(frozen=True)
 class Head:
-    """A running head node. `address` is that of the cluster, `dashboard` the URL of its dashboard."""
+    """A running head node. `address` is that of the cluster, `dashboard` the URL of its dashboard, `home` the home
+    directory of who started it, where a token may be."""
 
     address: str
     dashboard: str
     process: psutil.Process
+    home: Path
 
     def kill(self) -> None:
         """End the whole cluster at once."""
@@ -38,20 +45,52 @@ class Head:
         psutil.wait_procs(started, timeout=END_S)
 
 
+def new_home(folder: Path, *, token: bool = True) -> Path:
+    """A home directory as it is after the first local `ray.init`, which makes a token, or (`token=False`) before it."""
+    home = folder / "home"
+    home.mkdir(parents=True)
+    if token:
+        (home / ".ray").mkdir()
+        (home / ".ray" / "auth_token").write_text(generate_new_authentication_token())
+    return home
+
+
+def environment_at(home: Path, mark: str) -> dict[str, str]:
+    """That of a process of somebody who has this home directory, and leaves authentication to Ray."""
+    environment = marked_environment(mark) | {"HOME": str(home)}
+    for name in AUTHENTICATION:
+        environment.pop(name, None)
+    return environment
+
+
+def live_at(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for this process."""
+    monkeypatch.setenv("HOME", str(home))
+    for name in AUTHENTICATION:
+        monkeypatch.delenv(name, raising=False)
+
+
 @contextlib.contextmanager
-def head_node(mark: str, folder: Path) -> Iterator[Head]:
-    """A cluster that answers, gone with the `with` block. `folder` holds its files; its path must be short."""
+def head_node(
+    mark: str, folder: Path, *, token: bool = True, variables: Mapping[str, str] = NO_VARIABLES
+) -> Iterator[Head]:
+    """A cluster that answers, gone with the `with` block. `folder` holds its files; its path must be short.
+
+    It asks for a token where its administrator has one (`token`), as Ray does it by itself. `variables` are put into
+    the environment of its processes.
+    """
     port, dashboard = free_port(), free_port()
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port", str(port)]
     options = ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--num-cpus", "4"]
     options += ["--ray-client-server-port", str(free_port()), "--temp-dir", str(folder)]
     options += ["--dashboard-agent-listen-port", "0", "--metrics-export-port", "0"]
-    environment = marked_environment(mark) | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    home = new_home(folder, token=token)
+    environment = environment_at(home, mark) | {"RAY_USAGE_STATS_ENABLED": "0"} | dict(variables)
     environment["PYTHONPATH"] = str(Path(cluster.__file__).parent.parent)
     started = subprocess.Popen(
         [*command, *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    head = Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", psutil.Process(started.pid))
+    head = Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", psutil.Process(started.pid), home)
     try:
         deadline_s = time.monotonic() + UP_WITHIN_S
         while not _answers(head.dashboard):

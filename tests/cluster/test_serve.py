@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ import psutil
 import pytest
 
 from actors.builtin_model import builtin_model_path
+from tests.certificates import make_certificate
 from tests.cluster.conftest import Exlpool
 from tests.processes import marked, marked_environment
 from tests.serve_app.running import ask, free_port
@@ -31,12 +33,8 @@ class Command:
     """A running `exlpool serve`, and what it has said so far."""
 
     process: subprocess.Popen[str]
-    port: int
+    url: str
     errors: list[str] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def wait_for_url(self) -> None:
         """The URL is printed when the server is ready."""
@@ -66,7 +64,8 @@ def serving(mark: str, *arguments: str) -> Iterator[Command]:
         start_new_session=True,
     )
     try:
-        command = Command(process, port)
+        scheme = "https" if "--tls-key" in arguments else "http"
+        command = Command(process, f"{scheme}://127.0.0.1:{port}")
         command.wait_for_url()
         yield command
     finally:
@@ -84,7 +83,7 @@ def test_it_serves_until_ctrl_c_and_leaves_nothing(mark: str, eventually: Callab
         assert httpx.get(f"{command.url}/ready").status_code == 200
         answer = httpx.post(f"{command.url}/v1/completions", json=ask(3, stream=False))
         assert answer.json()["usage"]["completion_tokens"] == 3
-        assert listening(mark, command.port) == {"127.0.0.1"}
+        assert listening(mark, httpx.URL(command.url).port) == {"127.0.0.1"}
         with httpx.stream("POST", f"{command.url}/v1/completions", json=ask(4000)) as stream:
             lines = stream.iter_lines()
             next(lines)
@@ -99,7 +98,7 @@ def test_it_serves_until_ctrl_c_and_leaves_nothing(mark: str, eventually: Callab
     assert told.endswith("\nInterrupted.\n")
 
 
-def listening(mark: str, port: int) -> set[str]:
+def listening(mark: str, port: int | None) -> set[str]:
     """The addresses on which the marked processes listen at a port."""
     found = set()
     for process in marked(mark):
@@ -111,14 +110,17 @@ def listening(mark: str, port: int) -> set[str]:
 
 
 @pytest.mark.ray
-def test_with_a_key_only_who_shows_it_is_served(mark: str, tmp_path: Path, exlpool: Exlpool) -> None:
-    keys = tmp_path / "keys.yaml"
+def test_with_a_key_and_tls_only_who_shows_it_is_served(mark: str, tmp_path: Path, exlpool: Exlpool) -> None:
+    keys, files = tmp_path / "keys.yaml", make_certificate(tmp_path)
     key = exlpool("keys", "new", "alice", "--file", keys).out.strip()
-    with serving(mark, "--engine", "simulated", "--name", "sim", "--keys-file", str(keys)) as command:
+    arguments = ["--engine", "simulated", "--name", "sim", "--keys-file", str(keys)]
+    arguments += ["--tls-certificate", str(files.certificate), "--tls-key", str(files.key)]
+    trusting = ssl.create_default_context(cafile=files.authority)
+    with serving(mark, *arguments) as command, httpx.Client(verify=trusting) as http:
         body = ask(3, stream=False)
         url = f"{command.url}/v1/completions"
-        assert httpx.post(url, json=body).status_code == 401
-        assert httpx.post(url, json=body, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        assert http.post(url, json=body).status_code == 401
+        assert http.post(url, json=body, headers={"Authorization": f"Bearer {key}"}).status_code == 200
         assert command.end(signal.SIGTERM) == 143
     assert "".join(command.errors).endswith("\nTerminated.\n")
     assert key not in "".join(command.errors)
@@ -142,6 +144,8 @@ def test_a_port_that_is_taken_is_told_at_once(exlpool: Exlpool) -> None:
         (["--keys-file", "/nowhere/keys.yaml"], "/nowhere/keys.yaml"),
         (["--model", "/nowhere/model"], "/nowhere/model"),
         (["--config", "/nowhere/serve.yaml"], "/nowhere/serve.yaml"),
+        (["--tls-certificate", "/nowhere/c.pem"], "`tls_certificate` and `tls_key` go together"),
+        (["--tls-certificate", "/nowhere/c.pem", "--tls-key", "/nowhere/k.pem"], "'/nowhere/c.pem': No such file"),
         (["--cors-origin", "https://page.example/"], "did you mean 'https://page.example'?"),
     ],
 )
@@ -171,7 +175,8 @@ def multi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("options", "named"),
     [
         (["--workers", "2"], "--workers does not go with"),
-        (["--name", "c", "--cache-tokens", "512"], "--cache-tokens and --name do not go with"),
+        (["--name", "c", "--cache-tokens", "512"], "--cache-tokens does not go with"),
+        (["--name", "c"], "--name does not go with"),
         (["--model", "/nowhere"], "--model does not go with"),
     ],
 )

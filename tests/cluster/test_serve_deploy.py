@@ -17,7 +17,7 @@ from ray.serve.scripts import build
 import cluster
 from cluster.dashboard import dashboard_url
 from tests.cluster.conftest import Exlpool
-from tests.cluster.heads import Head, head_node
+from tests.cluster.heads import Head, head_node, live_at
 from tests.serve_app.running import ask, free_port
 
 EXAMPLE = Path(cluster.__file__).parent / "serve.yaml"
@@ -72,9 +72,15 @@ def test_a_slip_of_the_pen_is_told(exlpool: Exlpool, tmp_path: Path, old: str, n
 
 
 @pytest.fixture(scope="module")
-def ray_head() -> Iterator[Head]:
+def started_head() -> Iterator[Head]:
     with head_node("deploy-test", Path(f"/tmp/ray-{os.getpid()}")) as head:
         yield head
+
+
+@pytest.fixture
+def ray_head(started_head: Head, monkeypatch: pytest.MonkeyPatch) -> Head:
+    live_at(started_head.home, monkeypatch)
+    return started_head
 
 
 @pytest.mark.ray

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorUnavailableError
 
-from actors import Pool, ray_checks
+from actors import Pool, ray_control
 from cluster import dashboard, deploy
 from cluster.bounded import ClusterSilent, call_within
 from tests.cluster.conftest import Exlpool
-from tests.cluster.heads import Head, head_node
+from tests.cluster.heads import Head, environment_at, head_node
 from tests.cluster.test_serve_deploy import document, write
 from tests.listeners import Answer, free_port, http_server, silent_server
 
@@ -32,7 +32,7 @@ LOAD_SLOWLY = "engine: simulated\nsimulated: {load_s: 300}\n"
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dashboard, "ASK_TIMEOUT_S", 1.0)
     monkeypatch.setattr(deploy, "GONE_AFTER_S", 1.0)
-    monkeypatch.setattr(ray_checks, "ANSWER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(ray_control, "ANSWER_TIMEOUT_S", 1.0)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_a_cluster_that_dies_while_workers_load_is_told(
     arguments = ["generate", "Hello", "--config", str(settings), "--address", head.address]
     command = subprocess.Popen(
         [sys.executable, "-c", "from cluster.cli import main; main()", *arguments],
-        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        env=environment_at(head.home, "unreachable-test"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -15,6 +15,7 @@ from actors.dispatcher.restart_pauses import HOPELESS_DEATHS, RestartPauses
 from actors.dispatcher.slots import Slot, Slots
 from actors.errors import ModelError
 from actors.messages import Listening, StepReport, WorkerReady
+from actors.model_files.fingerprint import Fingerprint, ModelCopy
 from actors.scheduling.events import (
     Event,
     Reported,
@@ -198,6 +199,39 @@ async def test_a_worker_that_was_up_and_cannot_be_loaded_again_begins_anew(rig: 
     rig.worker.begin()
     assert (await rig.up()).trial
     assert rig.of(WorkerLost) == []
+
+
+def copied(node: str, digest: str) -> ModelCopy:
+    return ModelCopy(path="/m", node=node, fingerprint=Fingerprint((("config.json", digest),)))
+
+
+async def test_a_worker_with_another_copy_of_the_model_is_lost_and_ended(rig: Rig, killed: list[Any]) -> None:
+    other = rig.slots.add("other")
+    other.copy = copied("a", "1")
+    rig.worker.say(copied("b", "1"))
+    await rig.until(lambda: rig.slot.copy)
+    await rig.up()
+    rig.worker.die()
+    await rig.heard()
+    assert rig.slot.copy is None, "that life is over, and nobody is measured by it"
+    rig.worker.say(copied("b", "2"))
+    await rig.until(lambda: rig.of(WorkerLost))
+    assert killed == [rig.worker]
+    assert isinstance(rig.slot.failure, ModelError)
+    assert "on node b differs from that on node a: file config.json" in str(rig.slot.failure)
+
+
+async def test_a_copy_is_compared_with_those_of_the_same_settings_that_are_there(rig: Rig, killed: list[Any]) -> None:
+    rig.slots.add("of other settings", generation=1).copy = copied("a", "1")
+    lost = rig.slots.add("lost")
+    lost.copy, lost.failure = copied("a", "2"), ModelError("it was refused")
+    rig.slots.add("has not told yet")
+    rig.worker.say(copied("b", "3"))
+    await rig.up()
+    assert rig.slot.copy == copied("b", "3")
+    rig.worker.say(copied("b", "3"))
+    await rig.up()
+    assert killed == []
 
 
 async def test_a_worker_that_says_nothing_is_suspected_once_for_each_silence(rig: Rig) -> None:

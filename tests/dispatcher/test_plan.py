@@ -50,6 +50,8 @@ def test_a_plan_outlives_its_process() -> None:
     [
         ({}, None),
         ({"context_tokens": 8192, "total_pages": 17, "supported_parameters": frozenset("ab")}, None),
+        ({"tokenizer": ""}, None),
+        ({"tokenizer": "another"}, "The new model has another tokenizer than the pool's."),
         ({"vocab_size": 4096}, "The new model has 4096 tokens, the pool's model has 2048."),
         ({"context_tokens": 1024}, "The new workers have 1024 tokens of context, the pool's have 4096."),
         ({"total_pages": 15}, "The new workers have 15 pages of cache, the pool's have 16."),
@@ -57,6 +59,6 @@ def test_a_plan_outlives_its_process() -> None:
     ],
 )
 def test_a_new_worker_may_not_fall_short_of_those_before(changes: dict[str, Any], words: str | None) -> None:
-    before = replace(LIMITS, supported_parameters=frozenset("a"))
+    before = replace(LIMITS, supported_parameters=frozenset("a"), tokenizer="one")
     assert missing_in(replace(before, **changes), (before, before)) == words
     assert missing_in(replace(before, **changes), ()) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,25 @@ def test_with_a_gpu_but_without_exllamav2_only_the_built_in_model_falls_back(pla
     assert resolve_engine_name(pool_config(), has_gpu=True) == "cpu"
     with pytest.raises(ModelError, match=r"pip install exlpool\[exllamav2\], or `engine: cpu`"):
         resolve_engine_name(pool_config(model=plain), has_gpu=True)
-    with pytest.raises(ModelError, match=r"pip install exlpool\[exllamav2\]\.$"):
+    with pytest.raises(ModelError, match=r"pip install exlpool\[exllamav2\]; `exlpool doctor` says"):
         resolve_engine_name(pool_config(model=exl2), has_gpu=True)
+
+
+@pytest.mark.parametrize(
+    "fault", ["ImportError('x.so: undefined symbol: y')", "OSError('CUDA_HOME is not set')", "RuntimeError('no Ninja')"]
+)
+def test_a_library_that_cannot_be_imported_is_a_matter_for_the_doctor(
+    exl2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Its import loads or builds the compiled extension."""
+    for name in [name for name in sys.modules if name.startswith(("exllamav2", "actors.engines.exllamav2"))]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "site" / "exllamav2").mkdir(parents=True)
+    (tmp_path / "site" / "exllamav2" / "__init__.py").write_text(f"raise {fault}")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setattr(registry, "gpu_visible", lambda: True)
+    with pytest.raises(ModelError, match=r"cannot be imported \(.*\): `exlpool doctor` says what is missing"):
+        create_engine(EngineConfig(model=exl2))
 
 
 def test_quantised_weights_need_a_gpu(exl2: Path) -> None:

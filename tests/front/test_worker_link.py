@@ -228,6 +228,33 @@ async def test_an_attempt_that_waits_for_a_link_which_opens_and_breaks_at_once_w
     assert finished is not None
 
 
+async def test_an_attempt_whose_place_is_taken_back_does_not_wait_for_a_link_that_opens(faulty: Any) -> None:
+    links = await faulty("silent")
+    output = AttemptOutput(links.worker_id, whole=True)
+    starting = asyncio.get_running_loop().create_task(links.open().start(request(1), output))
+    await asyncio.sleep(0)
+    output.lose("its node has died", moved=True)
+    async with asyncio.timeout(WAIT_S / 2):  # less than the link has for its opening
+        with pytest.raises(AttemptLost, match="node has died") as lost:
+            await starting
+    assert lost.value.moved
+    await links.close()
+
+
+async def test_an_attempt_waits_only_a_moment_for_a_link_that_is_broken(faulty: Any) -> None:
+    """Its worker may be gone with its node, and nobody who knows is to be waited for."""
+    links = await faulty("ends", "silent")
+    link = links.open()
+    deadline_s = time.monotonic() + WAIT_S
+    while not link.broken:
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0)
+    async with asyncio.timeout(WAIT_S / 2):
+        with pytest.raises(AttemptLost, match="broke"):
+            await link.start(request(1), AttemptOutput(links.worker_id, whole=True))
+    await links.close()
+
+
 @pytest.mark.parametrize("fault", ["raises", "unreadable", "silent", "breaks off", "ends"])
 async def test_a_stream_that_fails_in_any_way_is_opened_again(
     fault: str, faulty: Any, monkeypatch: pytest.MonkeyPatch

@@ -26,8 +26,8 @@ from exllamav2.architecture import ExLlamaV2ArchParams
 
 from actors.config import EngineConfig
 from actors.engines.base import ProgressCallback
-from actors.engines.exllamav2.memory import GB, CacheShape, MemoryNeed, shortage
 from actors.engines.exllamav2.rope import apply_rope
+from actors.engines.gpu_memory import GB, CacheShape, MemoryNeed, shortage
 from actors.engines.model_dir import ModelDirectory, WeightKind, inspect_model_dir, read_model_config
 from actors.errors import ModelError
 from actors.messages import LoadProgress
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 CACHE_TYPES = {"fp16": ExLlamaV2Cache, "q8": ExLlamaV2Cache_Q8, "q6": ExLlamaV2Cache_Q6, "q4": ExLlamaV2Cache_Q4}
 UNPAGED_WARNING = (
     "flash-attn 2.5.7 or newer is not usable here, so ExLlamaV2 runs without paged attention: ONE job at a time, no "
-    "batching and hardly any prefix reuse. Install flash-attn to get the speed that this pool is made for."
+    "batching and hardly any prefix reuse. `exlpool doctor` says how to get the speed that this pool is made for."
 )
 _FILL_ATTEMPTS = 3
 
@@ -70,7 +70,10 @@ def load_weights(config: EngineConfig, path: Path, progress: ProgressCallback) -
     """:raises ModelError: the library does not know the model, or it does not fit into the memory that is free."""
     directory = inspect_model_dir(path)
     if not torch.cuda.is_available():
-        raise ModelError("ExLlamaV2 needs an NVIDIA GPU and torch with CUDA, and this process sees none.")
+        raise ModelError(
+            "ExLlamaV2 needs an NVIDIA GPU and torch with CUDA, and this process sees none: `exlpool doctor` says "
+            "what is missing on this machine."
+        )
     if config.exllamav2.tensor_parallel and directory.kind is not WeightKind.EXL2:
         raise ModelError(
             f"exllamav2.tensor_parallel splits EXL2 weights only, and {path} holds {directory.kind} ones: "

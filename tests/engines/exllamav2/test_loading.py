@@ -15,9 +15,9 @@ from exllamav2 import ExLlamaV2Config
 from actors.config import EngineConfig
 from actors.engines.exllamav2 import loading, weights
 from actors.engines.exllamav2.loading import load_model
-from actors.engines.exllamav2.memory import GB, CacheShape, MemoryNeed, shortage
 from actors.engines.exllamav2.recovery import is_fatal
 from actors.engines.exllamav2.weights import is_out_of_memory, prepare_config
+from actors.engines.gpu_memory import GB, CacheShape, MemoryNeed, shortage
 from actors.engines.model_dir import inspect_model_dir
 from actors.errors import ConfigurationError, FatalEngineError, ModelError
 from actors.messages import LoadProgress

@@ -6,19 +6,21 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from http.client import HTTPException, HTTPResponse
+from pathlib import Path
 from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_app.config import LiveSettings
+from serve_app.config import ListenConfig, LiveSettings
 from serve_app.edge import Edge
 from serve_app.edge.listener import Listener
 from tests.serve_app.edge.apps import echo
 from tests.serve_app.running import free_port
 
 DEADLINE_S = 20.0
+NO_TLS: Mapping[str, Path] = {}
 
 
 async def only_lives(scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,10 +31,11 @@ async def only_lives(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: Any = echo, **settings: Any) -> AsyncIterator[Listener]:
+async def listening(app: Any = echo, tls: Mapping[str, Path] = NO_TLS, **settings: Any) -> AsyncIterator[Listener]:
     """A listener whose edge stands round `app`; `listener.port` is where."""
     edge = Edge(app)
-    listener = Listener(only_lives, edge, host="127.0.0.1", port=free_port(), drain_s=1.0)
+    listen = ListenConfig(port=free_port(), **tls)
+    listener = Listener(only_lives, edge, listen=listen, drain_s=1.0)
     listener.configure(LiveSettings(access_log=False, **settings), None)
     orders: asyncio.Queue[Message] = asyncio.Queue()
     said: asyncio.Queue[Message] = asyncio.Queue()

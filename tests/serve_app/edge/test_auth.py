@@ -12,6 +12,7 @@ from serve_app.caller import ANYBODY
 from serve_app.config import LiveSettings
 from serve_app.edge.keys import KeyEntry, KeyRing, new_key
 from tests.serve_app.edge.apps import client, edge
+from tests.serve_app.edge.listening import listening
 
 ALICE, BOB = new_key(), new_key()
 
@@ -125,3 +126,30 @@ async def test_without_keys_nobody_else_is_answered_unless_told(address: str, ba
         assert (await http.get("/health")).status_code == 200
     async with client(edge(remote_without_keys=True), address=address, base_url=base_url) as http:
         assert (await http.get("/")).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["0.0.0.0", "[::]", "127.0.0.1"])
+async def test_without_keys_a_program_may_call_this_machine_any_address(name: str) -> None:
+    async with listening() as listener, httpx.AsyncClient() as http:
+        assert (await http.get(f"http://0.0.0.0:{listener.port}/")).status_code == 200
+        for headers in ({}, {"Sec-Fetch-Site": "none"}):
+            named = {"Host": f"{name}:{listener.port}", **headers}
+            assert (await http.post(f"http://127.0.0.1:{listener.port}/", headers=named)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://0.0.0.0:8000"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none", "Origin": "http://evil.example"},
+    ],
+)
+async def test_without_keys_a_page_may_not_call_it_so(headers: dict[str, str]) -> None:
+    async with listening() as listener, httpx.AsyncClient(headers=headers) as http:
+        assert (await http.post(f"http://0.0.0.0:{listener.port}/")).status_code == 403
+        named = {"Host": f"[::]:{listener.port}"}
+        assert (await http.post(f"http://127.0.0.1:{listener.port}/", headers=named)).status_code == 403

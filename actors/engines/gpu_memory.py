@@ -1,4 +1,4 @@
-"""GPU memory: what is there, what a cache takes, and the sentence for when it is not enough."""
+"""GPU memory of ExLlamaV2: what a model and its cache take, and the sentence for when it is not enough."""
 
 from __future__ import annotations
 
