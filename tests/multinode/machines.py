@@ -126,6 +126,8 @@ class Network:
         self._switch = self._stack.enter_context(_first_process())
         self._hosts = self.folder / "hosts"
         self._hosts.write_text("127.0.0.1 localhost\n")
+        self._resolver = self.folder / "resolv.conf"
+        self._resolver.write_text("nameserver 127.0.0.1\n")  # nobody answers there, and says so at once
         self._in_switch("ip link add switch type bridge forward_delay 0 && ip link set switch up")
         return self
 
@@ -148,7 +150,7 @@ class Network:
         ready = (
             f"ip address add {machine.address}/24 dev eth0 && ip link set lo up && ip link set eth0 up && "
             f"ip route add default dev eth0 && mount --bind {ray_files} /tmp/ray && "
-            f"mount --bind {self._hosts} /etc/hosts"
+            f"mount --bind {self._hosts} /etc/hosts && mount --bind {self._resolver} /etc/resolv.conf"
         )
         with self._hosts.open("a") as hosts:
             hosts.write(f"{machine.address} {name}\n")

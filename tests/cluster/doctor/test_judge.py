@@ -11,7 +11,7 @@ import pytest
 
 from cluster.doctor.facts import ExLlamaV2, Libraries, Machine, Package, Toolchain, Torch
 from cluster.doctor.findings import Finding, Level
-from cluster.doctor.judge import Node, all_good, judge_cluster, judge_machine, judge_node
+from cluster.doctor.judge import all_good, judge_machine
 from cluster.doctor.judge_libraries import EXLLAMAV2_REQUIREMENT, has_kernels, torch_build
 from cluster.doctor.judge_system import OLDEST_RAY, PYTHONS
 from tests.cluster.doctor.machines import (
@@ -132,7 +132,7 @@ def test_what_is_missing_is_one_finding(what: str) -> None:
 
 
 WARNINGS: dict[str, tuple[Machine, str, str]] = {
-    "small shared memory": (system(shm_free_bytes=64 * 1024**2), "shared memory", "--shm-size=10gb"),
+    "small shared memory": (system(shm_bytes=64 * 1024**2), "shared memory", "--shm-size=10gb"),
     "few open files": (system(open_files=1024), "open files", "ulimit"),
     "some GPUs unseen": (torch(gpus_seen=1), "torch", "nvidia-smi"),
     "extension to build": (to_build(), "exllamav2", "import exllamav2"),
@@ -178,6 +178,12 @@ def test_a_machine_without_a_gpu_is_good_unless_a_gpu_is_wanted() -> None:
 def test_nothing_of_a_gpu_is_missing_where_none_is_wanted(machine: Machine) -> None:
     assert bad(judge_machine(machine, wanted(gpu=False))) == [] or machine.nvidia.driver is None
     assert all_good(judge_machine(machine, wanted(gpu=False)))
+
+
+def test_a_machine_whose_gpus_are_hidden_is_one_for_cpus() -> None:
+    findings = judge_machine(replace(GOOD, visible_devices=""), wanted())
+    assert bad(findings) == []
+    assert any("hidden by CUDA_VISIBLE_DEVICES" in finding.told for finding in findings)
 
 
 def test_a_container_without_the_host_s_gpu_is_one_for_cpus() -> None:
@@ -260,64 +266,8 @@ def test_bounds_are_those_of_the_package() -> None:
     assert project["optional-dependencies"]["exllamav2"] == [EXLLAMAV2_REQUIREMENT]
 
 
-# Clusters
-
-
-def node(machine: Machine | None, **more: Any) -> Node:
-    return Node(machine.host if machine else "gone", machine, **more)
-
-
-GPU_NODE = node(GOOD, gpus_of_ray=1.0)
-
-
-def test_a_cluster_of_a_head_and_a_gpu_node_is_good() -> None:
-    for one in (node(HEAD), GPU_NODE):
-        assert bad(judge_node(one, wanted(gpu=True))) == []
-    assert bad(judge_cluster([node(HEAD), GPU_NODE], wanted(gpu=True))) == []
-
-
-def test_a_node_that_does_not_answer_is_missing() -> None:
-    (found,) = judge_node(node(None, silence="it did not answer within 5 s"), wanted())
-    assert (found.level, found.told) == (Level.MISSING, "it did not answer within 5 s")
-    assert found.cure
-
-
-def test_what_a_node_lacks_is_found_there() -> None:
-    (found,) = bad(judge_node(node(torch(cuda=None), gpus_of_ray=1.0), wanted()))
-    assert (found.check, found.level) == ("torch", Level.MISSING)
-
-
-@pytest.mark.parametrize(
-    ("one", "check", "cure"),
-    [
-        (node(GOOD), "GPUs of Ray", "--num-gpus 1"),
-        (node(system(variables={}), gpus_of_ray=1.0), "environment", "RAY_health_check_period_ms=1000"),
-        (replace(GPU_NODE, clock_ahead_s=-90.0), "clock", "chrony"),
-        (replace(GPU_NODE, clock_ahead_s=3.0), "clock", "chrony"),
-    ],
-)
-def test_what_could_be_better_on_a_node_is_a_warning(one: Node, check: str, cure: str) -> None:
-    (found,) = bad(judge_node(one, wanted()))
-    assert (found.check, found.level) == (check, Level.WARNING)
-    assert cure in found.cure
-
-
-@pytest.mark.parametrize(("change", "check"), [({"python": "3.11.9"}, "Python"), ({"ray": "2.61.0"}, "Ray")])
-def test_versions_that_differ_between_nodes_are_missing(change: dict[str, Any], check: str) -> None:
-    (found,) = bad(judge_cluster([GPU_NODE, GPU_NODE, node(replace(HEAD, **change))], wanted()))
-    assert (found.check, found.level) == (check, Level.MISSING)
-    assert f"on 2, {next(iter(change.values()))} on 1" in found.told
-
-
-def test_a_cluster_without_a_gpu_is_good_unless_one_is_wanted() -> None:
-    assert bad(judge_cluster([node(HEAD)], wanted())) == []
-    (found,) = bad(judge_cluster([node(HEAD), node(None)], wanted(gpu=True)))
-    assert (found.check, found.level) == ("GPUs", Level.MISSING)
-    assert "ray start --address" in found.cure
-
-
 def test_memory_that_the_object_store_needs_is_that_of_ray() -> None:
     """Above 10 GB Ray makes its store no larger than shared memory, below it does not look."""
-    assert bad(judge_machine(system(memory_bytes=1024 * GB, shm_free_bytes=11 * GB), wanted())) == []
-    assert len(bad(judge_machine(system(memory_bytes=1024 * GB, shm_free_bytes=9 * 10**9), wanted()))) == 1
-    assert bad(judge_machine(system(memory_bytes=8 * GB, shm_free_bytes=3 * GB), wanted())) == []
+    assert bad(judge_machine(system(memory_bytes=1024 * GB, shm_bytes=11 * GB), wanted())) == []
+    assert len(bad(judge_machine(system(memory_bytes=1024 * GB, shm_bytes=9 * 10**9), wanted()))) == 1
+    assert bad(judge_machine(system(memory_bytes=8 * GB, shm_bytes=3 * GB), wanted())) == []
