@@ -29,6 +29,9 @@ _STATE_STORE, _SECOND_KEY = b"__autoscaler", b"__autoscaler_v2_enabled"
 """Where a cluster says that it has Ray's second autoscaler."""
 _NO_TYPE = "node_"
 """The monitor of a cluster that nobody scales names every node so, with the node's id."""
+PLACED: Mapping[str, Any] = {"num_cpus": 0, "memory": 1}
+"""What an actor claims that takes no part of a node and is to run on a certain one. Of an actor that claims nothing at
+all Ray 2.60 ignores a wish for a node, and starts it on any; every node has a byte."""
 _HEAD = "node:__internal_head__"
 
 

@@ -9,7 +9,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.builtin_model import builtin_model_path
-from actors.cluster_room import on_head, require_room
+from actors.cluster_room import PLACED, on_head, require_room
 from actors.config import PoolConfig
 from actors.dispatcher.dispatcher import Dispatcher
 from actors.engine_choice import decide_engine
@@ -54,7 +54,7 @@ def launch(config: PoolConfig) -> Launched:
     slot_names = tuple(f"{SLOT_PREFIX}{index}" for index in range(config.workers))
     try:
         starter.start(dict.fromkeys(slot_names, config))
-        options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": _dispatcher_place(config)}
+        options = {**PLACED, "max_restarts": -1, "scheduling_strategy": _dispatcher_place(config)}
         dispatcher = (
             ray.remote(Dispatcher)
             .options(name=config.name, namespace=NAMESPACE, lifetime=lifetime, **options)

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from actors.cluster_room import on_head
+from actors.cluster_room import PLACED, on_head
 from actors.ray_session import NAMESPACE, cancel_stream, open_stream
 from serve_app.config import ModelConfig
 from serve_app.serving.pool_holder import HeldPool, Notice, PoolHolder
@@ -30,7 +30,7 @@ def ensure_holder(app_name: str, config: ModelConfig) -> Any:
             namespace=NAMESPACE,
             lifetime="detached",
             get_if_exists=True,
-            num_cpus=0,
+            **PLACED,
             max_restarts=-1,
             scheduling_strategy=on_head(),
         )

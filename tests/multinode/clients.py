@@ -47,14 +47,9 @@ class Clients:
             except httpx.HTTPError as failure:
                 fault = type(failure).__name__
             done_s = time.monotonic()
-            _tell(
-                {
-                    "sent_s": sent_s,
-                    "done_s": done_s,
-                    "gap_s": max(stream.gap_s, done_s - stream.heard_s),
-                    "fault": fault,
-                }
-            )
+            stream.heard(done_s)
+            told = {"sent_s": sent_s, "done_s": done_s, "fault": fault}
+            _tell({**told, "gap_s": stream.gap_s, "gap_from_s": stream.gap_from_s})
             if once:
                 return
             if fault is not None:
@@ -80,14 +75,18 @@ class _Stream:
 
     def __init__(self, sent_s: float) -> None:
         self.text = ""
-        self.heard_s = sent_s
-        self.gap_s = 0.0
+        self.gap_s, self.gap_from_s = 0.0, sent_s
+        self._heard_s = sent_s
         self.whole = False
+
+    def heard(self, now_s: float) -> None:
+        if now_s - self._heard_s > self.gap_s:
+            self.gap_s, self.gap_from_s = now_s - self._heard_s, self._heard_s
+        self._heard_s = now_s
 
     def take(self, data: str) -> str | None:
         """An event; returns what is wrong, if it says so."""
-        now_s = time.monotonic()
-        self.gap_s, self.heard_s = max(self.gap_s, now_s - self.heard_s), now_s
+        self.heard(time.monotonic())
         if data == "[DONE]":
             self.whole = True
             return None

@@ -93,10 +93,9 @@ class Machine:
 
     def processes(self) -> list[psutil.Process]:
         """What runs on it, its first process aside."""
-        try:
-            return psutil.Process(self.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
+        own = _process_namespace(self.pid)
+        others = [process for process in psutil.process_iter() if process.pid != self.pid]
+        return [process for process in others if own is not None and _process_namespace(process.pid) == own]
 
     def kill_processes(self) -> None:
         """kill -9 everything that runs on it; the machine stays, and its address."""
@@ -127,6 +126,8 @@ class Network:
         self._switch = self._stack.enter_context(_first_process())
         self._hosts = self.folder / "hosts"
         self._hosts.write_text("127.0.0.1 localhost\n")
+        self._resolver = self.folder / "resolv.conf"
+        self._resolver.write_text("nameserver 127.0.0.1\n")  # nobody answers there, and says so at once
         self._in_switch("ip link add switch type bridge forward_delay 0 && ip link set switch up")
         return self
 
@@ -149,7 +150,7 @@ class Network:
         ready = (
             f"ip address add {machine.address}/24 dev eth0 && ip link set lo up && ip link set eth0 up && "
             f"ip route add default dev eth0 && mount --bind {ray_files} /tmp/ray && "
-            f"mount --bind {self._hosts} /etc/hosts"
+            f"mount --bind {self._hosts} /etc/hosts && mount --bind {self._resolver} /etc/resolv.conf"
         )
         with self._hosts.open("a") as hosts:
             hosts.write(f"{machine.address} {name}\n")
@@ -160,6 +161,14 @@ class Network:
     def _in_switch(self, command: str) -> None:
         inside = ["nsenter", "--target", str(self._switch), "--net", "--"]
         subprocess.run([*inside, "sh", "-ec", command], check=True, timeout=STARTS_WITHIN_S)
+
+
+def _process_namespace(pid: int) -> str | None:
+    """None: there is no such process any more."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return None
 
 
 def _inside(pid: int, cwd: Path | None = None) -> list[str]:

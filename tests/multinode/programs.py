@@ -57,11 +57,12 @@ class Program:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One request of a load, with times on this machine's monotonic clock. `gap_s` is the longest time in which its
-    client waited and heard nothing; `fault` says how it ended otherwise than it had to."""
+    client waited and heard nothing, from `gap_from_s` on; `fault` says how it ended otherwise than it had to."""
 
     sent_s: float
     done_s: float
     gap_s: float
+    gap_from_s: float
     fault: str | None
 
 

@@ -17,14 +17,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.multinode.machines import Machine, Network
+from tests.multinode.programs import until
 from tests.multinode.ray_nodes import ROOT
 
 DOCUMENT = ROOT / "docs" / "cluster.md"
 BLOCK = re.compile(r"<!-- (on|file) (\S+?)(, in a terminal of its own)? -->\n```(\w+)\n(.*?)```", re.DOTALL)
 ENDS_WITHIN_S = 240.0
+INTERRUPTED = 130
 SCP = """#!/bin/sh
 # scp MACHINE:PATH TARGET
 exec cp "$HOMES-${1%%:*}/${1#*:}" "$2"
@@ -74,9 +77,10 @@ class Reader:
             return ""
         machine = self.machines[block.machine]
         if block.stays:
-            self._staying.append((machine, machine.start(self._command(block), cwd=self._work)))
-            ready = ["curl", "--silent", "--fail", "--retry", "100", "--retry-connrefused", "--retry-delay", "1"]
-            machine.run([*ready, "http://127.0.0.1:8000/ready"], timeout_s=ENDS_WITHIN_S)
+            process = machine.start(self._command(block), cwd=self._work)
+            self._staying.append((machine, process))
+            until(lambda: is_ready(machine) or process.poll() is not None, ENDS_WITHIN_S, block.text)
+            assert process.poll() is None, process.communicate()
             return ""
         written = machine.run(self._command(block), timeout_s=ENDS_WITHIN_S, cwd=self._work)
         for one, process in self._staying:
@@ -92,11 +96,20 @@ class Reader:
         return ["python", str(script)]
 
 
+def is_ready(machine: Machine) -> bool:
+    asked = machine.start(["curl", "--silent", "--fail", "--max-time", "5", "http://127.0.0.1:8000/ready"])
+    asked.communicate(timeout=ENDS_WITHIN_S)
+    return asked.returncode == 0
+
+
 def interrupt(machine: Machine, process: subprocess.Popen[str]) -> None:
+    """Ctrl-C."""
+    started = {child.pid for child in psutil.Process(process.pid).children()}
     for one in machine.processes():
-        if any(part.endswith("/exlpool") for part in one.cmdline()):
+        if one.pid in started:
             one.send_signal(signal.SIGINT)
     process.communicate(timeout=ENDS_WITHIN_S)
+    assert process.returncode == INTERRUPTED
 
 
 @pytest.fixture
