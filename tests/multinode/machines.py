@@ -134,6 +134,9 @@ class Network:
     def __exit__(self, *failure: object) -> None:
         self._stack.close()
 
+    def __getitem__(self, name: str) -> Machine:
+        return self.machines[name]
+
     def add(self, name: str, environment: Mapping[str, str] = {}) -> Machine:
         """A new machine, which the others know by its name. Its home directory is empty."""
         number = len(self.machines) + 1
