@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from actors.errors import ConfigurationError
+from actors.hugging_face import model_directory
 from actors.paging.hashes import PAGE_TOKENS
 from actors.wording import not_utf8, setting_error, shown
 
@@ -37,8 +38,8 @@ class SimulatedOptions(_Section):
     step_s: float = Field(0.02, ge=0.0, description="time of a step with one running job")
     step_s_per_job: float = Field(0.0, ge=0.0, description="what each further job adds to a step")
     prefill_tokens_per_s: float = Field(0.0, ge=0.0, description="0: prefill takes no time")
-    vocab_size: int = Field(2048, ge=8)
-    context_tokens: int = Field(8192, ge=2)
+    vocab_size: int = Field(2048, ge=8, description="ids that there are")
+    context_tokens: int = Field(8192, ge=2, description="bound on prompt + completion")
     fail_at_step: int | None = Field(None, ge=1, description="raise in this step, once")
     exit_at_step: int | None = Field(None, ge=1, description="end the process in this step")
     stall_at_step: int | None = Field(None, ge=1, description="hang in this step")
@@ -61,43 +62,58 @@ class SimulatedOptions(_Section):
 class Exllamav2Options(_Section):
     """Settings that only ExLlamaV2 has."""
 
-    gpu_split: tuple[float, ...] | None = Field(None, description="GB of weights per visible GPU; None: automatic")
-    tensor_parallel: bool = False
+    gpu_split: tuple[float, ...] | None = Field(
+        None, description='GB of weights per GPU of a worker, as [20, 24] or "20,24"; none: automatic'
+    )
+    tensor_parallel: bool = Field(False, description="have all GPUs of a worker compute every layer together")
     max_input_tokens: int = Field(
         2048, ge=PAGE_TOKENS, multiple_of=PAGE_TOKENS, description="scratch space per forward"
     )
-    rope_scale: float | None = Field(None, gt=0.0)
-    rope_alpha: float | None = Field(None, gt=0.0)
-    draft_model: Path | None = None
-    draft_tokens: int = Field(4, ge=1, le=16)
-    ngram_draft: bool = False
-    lora: Path | None = None
-    lora_scale: float = 1.0
+    rope_scale: float | None = Field(None, gt=0.0, description="divides positions; none: the model's")
+    rope_alpha: float | None = Field(None, gt=0.0, description="stretches the rotary base; none: the model's")
+    draft_model: Path | None = Field(None, description="small model with the same tokenizer that drafts tokens")
+    draft_tokens: int = Field(4, ge=1, le=16, description="drafted at a time")
+    ngram_draft: bool = Field(False, description="draft what followed the same words before")
+    lora: Path | None = Field(None, description="directory of a LoRA adapter")
+    lora_scale: float = Field(1.0, description="weight of the adapter")
     max_prefills: int = Field(2, ge=1, description="prompts that may prefill in one step, beside running streams")
+
+    @field_validator("gpu_split", mode="before")
+    @classmethod
+    def _as_one_text(cls, split: Any) -> Any:
+        """As the command line and the environment have it."""
+        return split.split(",") if isinstance(split, str) else split
+
+    @field_validator("draft_model", "lora")
+    @classmethod
+    def _found(cls, path: Path | None) -> Path | None:
+        return None if path is None else model_directory(path)
 
 
 class EngineConfig(_Section):
     """One engine: what a worker is made of."""
 
-    model: Path | None = Field(None, description="model directory; none: the built-in model")
+    model: Path | None = Field(
+        None, description="model directory, or org/name of one downloaded from Hugging Face; none: the built-in model"
+    )
     engine: EngineName = Field("auto", description="auto picks by the model's weights and the hardware")
     cache_tokens: int | None = Field(
         None, ge=PAGE_TOKENS, multiple_of=PAGE_TOKENS, description="key-value cache; none: what is left, within reason"
     )
-    cache_mode: CacheMode = "fp16"
+    cache_mode: CacheMode = Field("fp16", description="how precise the cache is: fewer bits hold more tokens")
     context_tokens: int | None = Field(None, ge=2, description="bound on prompt + completion; none: the model's")
     max_batch_size: int = Field(32, ge=1, le=1024, description="jobs that decode together")
     chunk_tokens: int = Field(512, ge=PAGE_TOKENS, multiple_of=PAGE_TOKENS, description="prompt tokens per step")
-    cpu_threads: int = Field(1, ge=1, le=256)
+    cpu_threads: int = Field(1, ge=1, le=256, description="of the CPU engine")
     warm_up: bool = Field(True, description="generate a few tokens after loading, so that no request waits for that")
-    exllamav2: Exllamav2Options = Exllamav2Options()
-    simulated: SimulatedOptions = SimulatedOptions()
+    exllamav2: Exllamav2Options = Field(Exllamav2Options(), description="settings that only ExLlamaV2 has")
+    simulated: SimulatedOptions = Field(SimulatedOptions(), description="settings of the simulated engine, for tests")
 
 
 class PoolConfig(EngineConfig):
     """A pool: its engine, its workers, and how much may wait."""
 
-    name: str = "default"
+    name: str = Field("default", description="by which scripts find the pool")
     workers: int = Field(1, ge=1, le=1024, description="to start with")
     min_workers: int | None = Field(
         None, ge=0, le=1024, description="what an idle pool shrinks to; none: `workers`; 0: all of them are given back"
@@ -105,7 +121,7 @@ class PoolConfig(EngineConfig):
     max_workers: int | None = Field(None, ge=1, le=1024, description="what a busy pool grows to; none: `workers`")
     scale_up_wait_s: float = Field(5.0, gt=0.0, description="estimated wait beyond which the pool grows")
     scale_down_after_s: float = Field(300.0, gt=0.0, description="idle time after which a worker is given back")
-    cpus_per_worker: float = Field(1.0, ge=0.0)
+    cpus_per_worker: float = Field(1.0, ge=0.0, description="CPUs that each worker claims from Ray")
     gpus_per_worker: float | None = Field(None, ge=0.0, description="none: 1 for a GPU engine, else 0")
     placement: Placement = Field(
         "spread",
@@ -120,16 +136,16 @@ class PoolConfig(EngineConfig):
     dispatcher_node: DispatcherNode = Field(
         "auto", description="the head of the cluster, or where the pool is started; auto: here, or head if `detached`"
     )
-    policy: PolicyName = "cost"
+    policy: PolicyName = Field("cost", description="how a worker is chosen; the others are there to compare")
     max_queued_requests: int = Field(4096, ge=1, description="waiting requests beyond which the pool refuses")
     max_wait_s: float = Field(600.0, gt=0.0, description="estimated wait beyond which the pool refuses")
-    default_max_new_tokens: int = Field(256, ge=1)
+    default_max_new_tokens: int = Field(256, ge=1, description="bound on a completion that names none")
     max_restarts: int = Field(-1, ge=-1, description="of one worker, in all its time; -1: without end")
     max_restart_pause_s: float = Field(
         60.0, ge=0.0, description="a worker that dies again and again waits 1, 2, 4 ... s before it starts, up to this"
     )
     stall_timeout_s: float = Field(30.0, gt=0.0, description="a step that takes longer hangs: its worker is restarted")
-    start_timeout_s: float = Field(600.0, gt=0.0)
+    start_timeout_s: float = Field(600.0, gt=0.0, description="time that the workers have to load")
     detached: bool = Field(False, description="outlive the script that started the pool")
     event_log: Path | None = Field(
         None, description="directory where the dispatcher logs its scheduler's events, to be replayed"
@@ -150,7 +166,12 @@ class PoolConfig(EngineConfig):
             require_form(value, LABEL_VALUE, "plain values, of letters, digits, '_', '.' and '-'")
         return labels
 
-    @field_validator("model", "event_log")
+    @field_validator("model")
+    @classmethod
+    def _found(cls, path: Path | None) -> Path | None:
+        return None if path is None else model_directory(path)
+
+    @field_validator("event_log")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         """Actors have another working directory than the script."""

@@ -8,16 +8,16 @@ its engine needs says so, with the name of the node (`actors.worker.worker`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
-from ray.exceptions import RayError
-
 from actors.builtin_model import builtin_model_path
+from actors.cluster_room import Claim, Growth, alive_nodes, growth, node_types
 from actors.config import PoolConfig
 from actors.engines.model_dir import ModelDirectory, inspect_model_dir
 from actors.engines.registry import choose_engine, require_readable_by_cpu
 from actors.errors import ConfigurationError, ModelError
-from actors.ray_nodes import alive_nodes, asked_of, gpus_of, other_nodes
+from actors.ray_nodes import asked_of, other_nodes
 
 C = TypeVar("C", bound=PoolConfig)
 
@@ -27,17 +27,17 @@ def decide_engine(config: C) -> C:
     cluster has GPUs, or could have (`actors.engines.registry.choose_engine`). What was `auto` still counts as not set,
     so that it is decided anew for another model.
 
-    :raises ModelError: no engine reads the model, none is left without a GPU, or no node has the model.
+    :raises ModelError: no engine reads the model, or none without a GPU on a machine that has none, or no node has it.
     :raises ConfigurationError: the engine needs a GPU and `gpus_per_worker` is 0.
     """
     if config.engine == "auto":
         model = find_model(config)
-        gpus = config.gpus_per_worker != 0 and cluster_has_gpus()
+        gpus = config.gpus_per_worker != 0 and cluster_has_gpus(config.node_labels)
         decided = with_engine(config, choose_engine(model, builtin=config.model is None, gpus=gpus))
-        if decided.engine == "exllamav2" and config.gpus_per_worker != 0 and not gpus:
+        if decided.engine == "exllamav2" and config.gpus_per_worker != 0 and not gpus and growth() is Growth.NEVER:
             raise ModelError(
-                f"{model.path} ({model.kind}) is to run on ExLlamaV2, which needs an NVIDIA GPU, and no node of the "
-                "cluster has one: add such a node, or use unquantised weights with `engine: cpu`."
+                f"{model.path} ({model.kind}) is to run on ExLlamaV2, which needs an NVIDIA GPU, and this machine "
+                "has none: run it on a machine with one, or use unquantised weights with `engine: cpu`."
             )
     else:
         decided = config
@@ -81,19 +81,11 @@ def find_model(config: PoolConfig) -> ModelDirectory:
     )
 
 
-def cluster_has_gpus() -> bool:
-    """Whether a node has GPUs, or one could have that the autoscaler may add, as far as Ray tells."""
-    return any(map(gpus_of, alive_nodes())) or _autoscaler_has_gpus()
-
-
-def _autoscaler_has_gpus() -> bool:
-    try:
-        from ray._private.state import state
-
-        most = state.get_max_resources_from_cluster_config()
-    except (ImportError, AttributeError, RayError):  # no public part of Ray; without it only nodes count
-        return False
-    return bool(most and most.get("GPU"))
+def cluster_has_gpus(labels: Mapping[str, str]) -> bool:
+    """Whether a node with these labels has GPUs, or the autoscaler may add nodes that have some, as far as Ray tells:
+    of what `ray up` may add it does not."""
+    one_gpu = Claim(gpus=1.0, labels=labels)
+    return any(node.holds(one_gpu) for node in alive_nodes()) or any(kind.get("GPU") for kind in node_types() or ())
 
 
 def _refuse_quantised(config: PoolConfig) -> None:

@@ -20,21 +20,13 @@ MAX_ASKED = 16
 """So many nodes with GPUs are asked, and so many others."""
 
 
-def alive_nodes() -> list[dict[str, Any]]:
-    """As `ray.nodes` tells of them."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"]]
-
-
-def gpus_of(node: dict[str, Any]) -> float:
-    gpus: float = node["Resources"].get("GPU", 0.0)
-    return gpus
-
-
 def other_nodes() -> list[dict[str, Any]]:
-    """All but this one, those with GPUs first, since workers are likely to run there; not too many to ask."""
-    others = [node for node in alive_nodes() if node["NodeID"] != own_node_id()]
-    with_gpus, without = [node for node in others if gpus_of(node)], [node for node in others if not gpus_of(node)]
+    """All but this one, as `ray.nodes` tells of them: those with GPUs first, since workers are likely to run there; not
+    too many to ask."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    others = [node for node in nodes if node["Alive"] and node["NodeID"] != own_node_id()]
+    with_gpus = [node for node in others if node["Resources"].get("GPU")]
+    without = [node for node in others if not node["Resources"].get("GPU")]
     return with_gpus[:MAX_ASKED] + without[:MAX_ASKED]
 
 

@@ -76,9 +76,10 @@ def find_actor(name: str) -> Any:
         return None
 
 
-def ensure_ray(address: str | None) -> bool:
+def ensure_ray(address: str | None, *, quiet: bool = False) -> bool:
     """Use the Ray that is there already, else the one asked for (`address`, or the RAY_ADDRESS of the environment),
     else a fresh private one on this machine. Returns whether this call connected, so that the caller disconnects.
+    `quiet`: what the cluster's processes print is not printed here.
 
     :raises ConfigurationError: there is no cluster at the address, or none can be started here; in one sentence.
     """
@@ -100,7 +101,7 @@ def ensure_ray(address: str | None) -> bool:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     private = {"include_dashboard": False} if target == "local" else {}
     try:
-        ray.init(address=target, namespace=NAMESPACE, logging_level=logging.WARNING, **private)  # type: ignore[arg-type]
+        ray.init(address=target, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=not quiet, **private)  # type: ignore[arg-type]
     except Exception as error:  # Ray has no one type for what can go wrong here, and raises bare `Exception` too
         ray.shutdown()  # what it had started by then
         what = "start a private Ray cluster" if target == "local" else f"connect to a Ray cluster at {target!r}"

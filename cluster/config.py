@@ -29,7 +29,7 @@ class HttpConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", description="IP address; other than this machine's own needs a keys_file")
-    port: int = Field(8000, ge=1, le=65535)
+    port: int = Field(8000, ge=1, le=65535, description="TCP port")
     proxy_location: Literal["HeadOnly", "EveryNode"] = Field(
         "HeadOnly", description="EveryNode: an HTTP server on every node that runs a front"
     )
@@ -47,7 +47,7 @@ class ClusterConfig(ServeConfig):
     """
 
     name: str = Field(APP_NAME, description="of the application, by which `exlpool status` and `exlpool down` find it")
-    http: HttpConfig = HttpConfig()
+    http: HttpConfig = Field(HttpConfig(), description="where Serve listens; fixed while it runs")
 
     @field_validator("name")
     @classmethod

@@ -1,6 +1,7 @@
 """The Ray cluster that `exlpool up` starts on this machine where none runs: it stays until `exlpool down`.
 
-Everything of it listens on this machine's own address, and asks for Ray's token. What is written down of it is enough
+Its dashboard listens on this machine only. Ray has no way to have all else do so, so what it has to be asked with is
+the token that Ray keeps in the home directory. What is written down of it is enough
 to end exactly this one: `ray stop` would end everybody's.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from actors.errors import ConfigurationError
 from actors.ray_checks import require_temp_dir
 from actors.ray_session import PRIVATE_CLUSTER
+from actors.ray_token import find_token, tokens_forbidden, use_tokens
 from cluster import detach
 from cluster.dashboard import Dashboard, DashboardUnreachable
 from cluster.processes import descendants, is_same, kill, start_time
@@ -30,7 +32,6 @@ PORT, DASHBOARD_PORT = 6379, 8265
 UP_WITHIN_S = 120.0
 END_WITHIN_S = 20.0
 POLL_S = 0.2
-AUTH_MODE = "RAY_AUTH_MODE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +58,26 @@ def remembered() -> OwnCluster | None:
     return found if found.alive else None
 
 
+def address_of_running(address: str | None) -> str:
+    """What a command connects to that uses what runs: `address`, RAY_ADDRESS, the cluster that was started here, or
+    whichever Ray finds on this machine."""
+    found = address or os.environ.get("RAY_ADDRESS")
+    if found:
+        return found
+    own = remembered()
+    return "auto" if own is None else own.address
+
+
 def start(report: Callable[[OwnCluster], None]) -> OwnCluster:
     """Start one, and wait until its dashboard answers. `report` hears of it as soon as there is something to end.
 
     :raises ConfigurationError: it does not start; the message says why.
     """
     require_temp_dir()
-    os.environ.setdefault(AUTH_MODE, "token")
-    _make_token()
     port, dashboard, client = _free_port(PORT), _free_port(DASHBOARD_PORT), _free_port(0)
     log = _file().with_name("cluster.log")
     try:
+        _make_token()
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
         pid = _start_head(log, port, dashboard, client)
@@ -100,7 +110,7 @@ def end(cluster: OwnCluster) -> None:
 
 def _start_head(log: Path, port: int, dashboard: int, client: int) -> int:
     """The process id of a head that runs in the background."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address", HOST]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     options = ["--port", port, "--dashboard-host", HOST, "--dashboard-port", dashboard]
     options += ["--ray-client-server-port", client, "--dashboard-agent-listen-port", 0, "--metrics-export-port", 0]
     environment = {**PRIVATE_CLUSTER, **os.environ}
@@ -117,12 +127,18 @@ def _start_head(log: Path, port: int, dashboard: int, client: int) -> int:
 
 
 def _make_token() -> None:
-    """As Ray does for a private cluster: the token is made once, and lies in the home directory."""
-    from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
-    from ray._raylet import Config
+    """The token that this user has, or else a new one, as Ray makes it for a private cluster: in the home directory."""
+    if tokens_forbidden():
+        return
+    use_tokens(True)
+    if find_token() is None:
+        from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
 
-    Config.initialize("")  # Ray has read the environment when it was imported
-    ensure_token_if_auth_enabled(None, create_token_if_missing=True)
+        path = Path.home() / ".ray" / "auth_token"
+        path.parent.mkdir(exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(generate_new_authentication_token())
+        use_tokens(True)  # which reads it
 
 
 def _answers(dashboard: str) -> bool:

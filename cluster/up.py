@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -91,26 +92,29 @@ def take_down(name: str, address: str | None, *, timeout_s: float, report: Repor
     """
     target = _require_cluster(address)
     own = own_cluster.remembered()
-    is_own = own is not None and own.address == target
+    if own is None or own.address != target:
+        _end(name, target, timeout_s, report)
+        return
+    left: set[str] = set()
     try:
-        with connected(target) as dashboard:
-            if not is_own or name in dashboard.applications():
-                read_report(dashboard.details(), name)  # refuses what is not there
-                report(f"{name} ends when its requests have ended.")
-                end_application(name, timeout_s=timeout_s)
-                report(f"{name} and its pools have ended.")
-            left = sorted(set(dashboard.applications()) - {name})
+        left = set(Dashboard(own.dashboard).applications())
+        if name in left:
+            _end(name, target, timeout_s, report)
     except (ExlpoolError, RayError) as error:
-        if not is_own:
-            raise
-        report(f"The cluster does not answer as it should: {error}")
-        left = []
-    if own is not None and is_own:
-        if left:
-            report(f"The Ray cluster goes on, since it runs {', '.join(left)} too.")
-        else:
-            own_cluster.end(own)
-            report("The Ray cluster that `exlpool up` started here has ended.")
+        report(f"The cluster does not answer as it should, and is ended: {error}")
+    if left - {name}:
+        report(f"The Ray cluster goes on, since it runs {', '.join(sorted(left - {name}))} too.")
+    else:
+        own_cluster.end(own)
+        report("The Ray cluster that `exlpool up` started here has ended.")
+
+
+def _end(name: str, target: str, timeout_s: float, report: Report) -> None:
+    with connected(target) as dashboard:
+        read_report(dashboard.details(), name)  # refuses what is not there
+        report(f"{name} ends when its requests have ended.")
+        end_application(name, timeout_s=timeout_s)
+        report(f"{name} and its pools have ended.")
 
 
 def which_cluster(address: str | None) -> str | None:
@@ -138,7 +142,8 @@ def connected(target: str) -> Iterator[Dashboard]:
 
     :raises ConfigurationError: it does not answer, or has no dashboard.
     """
-    owns_ray = ensure_ray(target)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    owns_ray = ensure_ray(target, quiet=True)
     try:
         own = own_cluster.remembered()
         yield Dashboard(own.dashboard if own is not None and own.address == target else dashboard_of(target))

@@ -72,12 +72,12 @@ class LiveSettings(_Section):
     keys_file: Path | None = Field(None, description="hashed keys; none: anybody on this machine may ask")
     remote_without_keys: bool = Field(False, description="without keys, answer other machines too")
     cors_origins: tuple[str, ...] = Field((), description='origins of browser pages that may ask; "*": all')
-    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="of a request, beyond which it is refused")
     body_timeout_s: float = Field(60.0, gt=0.0, description="time that a client has to send its request")
     max_header_bytes: int = Field(
         32 * 1024, ge=1024, description="`listen` holds to it while it reads; Serve's own proxy reads any head first"
     )
-    max_headers: int = Field(100, ge=10)
+    max_headers: int = Field(100, ge=10, description="of a request, beyond which it is refused")
     access_log: bool = Field(True, description="a line per request, without its content")
     log_content: bool = Field(False, description="log what is asked and answered too")
 
@@ -101,8 +101,8 @@ class LiveSettings(_Section):
 class FrontScaling(_Section):
     """How many replicas of the HTTP front there are. Serve adds and takes away by the requests that are under way."""
 
-    min_replicas: int = Field(1, ge=1)
-    max_replicas: int = Field(4, ge=1)
+    min_replicas: int = Field(1, ge=1, description="replicas when nobody asks")
+    max_replicas: int = Field(4, ge=1, description="replicas when many ask")
     target_requests: float = Field(256.0, gt=0.0, description="requests under way per replica")
     cpus: float = Field(0.0, ge=0.0, description="CPUs that each replica claims from Ray")
 
@@ -118,7 +118,7 @@ class ListenConfig(_Section):
     Serve does not see its requests, so the number of replicas is fixed."""
 
     host: str = Field("127.0.0.1", description="IP address; other machines' requests need keys")
-    port: int = Field(8000, ge=1, le=65535)
+    port: int = Field(8000, ge=1, le=65535, description="TCP port")
     tls_certificate: Path | None = Field(
         None, description="PEM file with the server's certificate and those up to its authority's; none: no TLS"
     )
@@ -182,8 +182,8 @@ class ServeConfig(LiveSettings):
     built-in model.
     """
 
-    models: tuple[ModelConfig, ...] = Field((ModelConfig(),), min_length=1)
-    fronts: FrontScaling = FrontScaling()
+    models: tuple[ModelConfig, ...] = Field((ModelConfig(),), min_length=1, description="each with a pool of its own")
+    fronts: FrontScaling = Field(FrontScaling(), description="replicas of the HTTP front")
     listen: ListenConfig | None = Field(None, description="none: Serve's proxy is the only way in")
     max_choices: int = Field(128, ge=1, description="completions of one request: prompts x n")
     default_timeout_s: float | None = Field(None, gt=0.0, description="bound on a request that names none")

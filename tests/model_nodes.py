@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from tests.engines.model_files import HALF, WORDS, write_model
 WAIT_S = 120.0
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
 """Of the nodes with the models."""
+CPU: dict[str, Any] = {"engine": "cpu", "cache_tokens": 4096}
 END_S = 40.0
 """Ray drains a node for 30 s at most."""
 
@@ -70,11 +71,15 @@ def node(cluster: Cluster, address: str, sees: Path, at: Path, *options: str) ->
             process.kill()
 
 
-def wait_for_nodes(count: int) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + WAIT_S
-    while sum(node["Alive"] for node in ray.nodes()) < count:  # type: ignore[no-untyped-call]
-        assert time.monotonic() < deadline_s, "the nodes do not join"
+    while not condition():
+        assert time.monotonic() < deadline_s, "it takes too long"
         time.sleep(0.1)  # a poll, bounded by the deadline above
+
+
+def wait_for_nodes(count: int) -> None:
+    wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) == count)  # type: ignore[no-untyped-call]
 
 
 def failure(**settings: Any) -> str:
@@ -114,16 +119,20 @@ async def served(dispatcher: Any) -> list[int]:
 
 def with_a_model_elsewhere(model: Path) -> dict[str, Any]:
     """One worker, on whichever node."""
-    config = ModelConfig(model=model, engine="cpu", cache_tokens=4096)
+    config = ModelConfig(model=model, **CPU)
     holder = ensure_holder(APP_NAME, config)
     pool = ray.get(holder.pool.remote(), timeout=WAIT_S)
     told: dict[str, Any] = {"replica": asyncio.run(served(pool.dispatcher)), "chats": _has_template(config)}
     ray.get(holder.end.remote(), timeout=WAIT_S)
-    with Pool.start(model, name="elsewhere", engine="cpu", cache_tokens=4096) as started:
+    with Pool.start(model, name="elsewhere", **CPU) as started:
         told["script"] = asked(started)
         started.replace(cache_tokens=8192)
         with Pool.connect("elsewhere") as found:
             told["replaced"] = asked(found)
+    with Pool.start(model, name="asleep", min_workers=0, scale_down_after_s=0.1, **CPU) as started:
+        wait_until(lambda: not started.workers())
+        with Pool.connect("asleep") as found:
+            told["woken"] = asked(found)
     return told
 
 
@@ -148,7 +157,9 @@ def main() -> None:
         }
         with node(cluster, ADDRESSES[1], second, models, *cpu):
             wait_for_nodes(3)
-            told["different"] = failure(model=models / "built", engine="cpu", workers=2, cache_tokens=4096)
+            told["different"] = failure(
+                model=models / "built", engine="cpu", workers=2, cache_tokens=4096, wait_for="all"
+            )
     told["left over"] = os.listdir(models)
     ray.shutdown()
     cluster.shutdown()  # type: ignore[no-untyped-call]

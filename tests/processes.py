@@ -6,7 +6,7 @@ import os
 
 import psutil
 
-MARK_NAME = "EXLPOOL_TEST_MARK"
+MARK_NAME = "TEST_MARK_OF_EXLPOOL"
 
 
 def marked_environment(mark: str) -> dict[str, str]:

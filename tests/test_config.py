@@ -57,6 +57,7 @@ def test_defaults_are_one_worker_on_the_built_in_model() -> None:
 def test_a_model_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
+    (tmp_path / "a" / "model").mkdir(parents=True)
     assert pool_config(model="a/model").model == tmp_path / "a/model"
     assert pool_config(model="~/model").model == Path("/home/somebody/model")
 

@@ -9,8 +9,9 @@ import pytest
 import ray
 
 from actors import engine_choice, ray_nodes
+from actors.cluster_room import Growth
 from actors.config import PoolConfig, pool_config
-from actors.engine_choice import cluster_has_gpus, decide_engine
+from actors.engine_choice import decide_engine
 from actors.engines import registry
 from actors.errors import ConfigurationError, ModelError
 from actors.worker_starter import claim_of_worker
@@ -30,7 +31,14 @@ def plain(tmp_path: Path) -> Path:
 
 def node(name: str, gpus: float = 0.0, *, alive: bool = True) -> dict[str, Any]:
     resources = {"CPU": 2.0} | ({"GPU": gpus} if gpus else {})
-    return {"NodeID": name, "NodeManagerAddress": f"10.0.0.{name}", "Alive": alive, "Resources": resources}
+    labels = {"place": name}
+    return {
+        "NodeID": name,
+        "NodeManagerAddress": f"10.0.0.{name}",
+        "Alive": alive,
+        "Resources": resources,
+        "Labels": labels,
+    }
 
 
 @pytest.fixture
@@ -39,7 +47,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     nodes = [node("1")]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray_nodes, "own_node_id", lambda: "1")
-    monkeypatch.setattr(engine_choice, "_autoscaler_has_gpus", lambda: False)
+    monkeypatch.setattr(ray._private.state, "available_resources_per_node", dict)
+    monkeypatch.setattr(engine_choice, "node_types", lambda: None)
+    monkeypatch.setattr(engine_choice, "growth", lambda: Growth.BY_HAND)
     monkeypatch.setattr(registry, "exllamav2_installed", lambda: False)
     monkeypatch.setattr(registry, "gpu_visible", lambda: False)
     return nodes
@@ -65,19 +75,31 @@ def test_weights_decide_and_for_plain_ones_whether_the_cluster_has_gpus(
     assert decided(model=plain) == ("cpu", 0.0)
     cluster.append(node("2", gpus=1, alive=False))
     assert decided(model=plain) == ("cpu", 0.0)
-    with pytest.raises(ModelError, match="needs an NVIDIA GPU, and no node of the cluster has one"):
-        decided(model=exl2)
+    assert decided(model=exl2) == ("exllamav2", 1.0), "a node with a GPU may still join"
     cluster.append(node("3", gpus=2))
     assert decided(model=plain) == ("exllamav2", 1.0)
     assert decided(model=exl2, gpus_per_worker=2) == ("exllamav2", 2.0)
     assert decided(model=plain, gpus_per_worker=0) == ("cpu", 0.0)
+    assert decided(model=plain, node_labels={"place": "3"}) == ("exllamav2", 1.0)
+    assert decided(model=plain, node_labels={"place": "1"}) == ("cpu", 0.0)
+
+
+def test_a_private_cluster_without_a_gpu_never_gets_one(
+    cluster: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, exl2: Path
+) -> None:
+    monkeypatch.setattr(engine_choice, "growth", lambda: Growth.NEVER)
+    with pytest.raises(ModelError, match="needs an NVIDIA GPU, and this machine has none"):
+        decided(model=exl2)
+    cluster[0] = node("1", gpus=1)
+    assert decided(model=exl2) == ("exllamav2", 1.0)
 
 
 def test_gpus_that_the_autoscaler_could_add_count(
     cluster: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, plain: Path
 ) -> None:
-    monkeypatch.setattr(engine_choice, "_autoscaler_has_gpus", lambda: True)
-    assert cluster_has_gpus()
+    monkeypatch.setattr(engine_choice, "node_types", lambda: ({"CPU": 8.0},))
+    assert decided(model=plain) == ("cpu", 0.0)
+    monkeypatch.setattr(engine_choice, "node_types", lambda: ({"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}))
     assert decided(model=plain) == ("exllamav2", 1.0)
 
 

@@ -71,6 +71,7 @@ def test_what_a_node_lacks_is_said_with_its_name(told: dict[str, Any]) -> None:
 def test_fronts_on_a_node_without_the_model_get_its_tokenizer_from_a_worker(told: dict[str, Any]) -> None:
     there = told["elsewhere"]
     assert there["script"] == there["replaced"] == {"actor": 8, "script": 8}
+    assert there["woken"] == {"actor": 8, "script": 8}, "while there was no worker, its node was asked"
     assert there["replica"] == list(PromptEncoder.load(builtin_model_path()).encode("Once upon a time"))
     assert there["chats"] is True
     assert told["left over"] == []

@@ -16,7 +16,7 @@ from actors.builtin_model import builtin_model_path
 from actors.config import EngineConfig, PoolConfig, pool_config
 from actors.dispatcher.statistics import WorkerState
 from actors.engine_choice import decide_engine, find_model, with_engine
-from actors.errors import ConfigurationError, ExlpoolError, NoHealthyWorker, PoolClosed
+from actors.errors import ConfigurationError, ExlpoolError, ModelError, NoHealthyWorker, PoolClosed
 
 T = TypeVar("T")
 
@@ -78,6 +78,8 @@ def replace(dispatcher: Any, settings: dict[str, Any], grace_s: float | None, *,
         find_model(after)
     after = decide_engine(after)
     old, new = _tokenizer(before), _tokenizer(after)
+    if new is None and after.engine == "simulated" and "model" in settings:
+        raise ModelError(f"{after.model} has no tokenizer.json on this machine, and simulated workers look for none.")
     if old is not None and new is not None and old != new:  # otherwise the first new worker shows it
         raise ConfigurationError("The new model has another tokenizer than the pool's.", param="model")
     tell(lambda: dispatcher.replace.remote(after, grace_s))

@@ -20,7 +20,7 @@ from actors import ExlpoolError
 from actors.ray_failures import plain_reason
 from actors.version import package_version
 from actors.wording import value_told
-from cluster.cli import doctor, members, serve, up
+from cluster.cli import config, doctor, members, serve, up
 from cluster.cli import options as opt
 from cluster.cli.console import complain, errors, loading
 from cluster.cli.listing import describe_models
@@ -122,6 +122,7 @@ def version() -> None:
 
 
 serve.register(app)
+config.register(app)
 up.register(app)
 members.register(app)
 doctor.register(app)

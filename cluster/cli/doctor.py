@@ -82,6 +82,7 @@ def doctor(*, address: Address = None, gpu: Gpu = None, models: ModelOptions, as
     from cluster.doctor import report
     from cluster.doctor.facts import Question
     from cluster.doctor.gather import read_model
+    from cluster.doctor.judge import all_good
     from cluster.doctor.judge_system import WANTED_VARIABLES
     from cluster.doctor.trial import SCRIPT
     from cluster.doctor.wanted import Wanted
@@ -94,7 +95,7 @@ def doctor(*, address: Address = None, gpu: Gpu = None, models: ModelOptions, as
         print(report.as_json(parts))
     else:
         report.print_tables(parts, Console())
-    good = all(report.all_good(part.findings) for part in parts)
+    good = all(all_good(part.findings) for part in parts)
     raise typer.Exit(0 if good else 1)
 
 

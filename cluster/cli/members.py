@@ -69,7 +69,9 @@ def _running_pool(name: str | None, address: str | None) -> Iterator[tuple[Any, 
 
     :raises PoolNotFound: there is none, or there are several that may be meant.
     """
-    owns_ray = ensure_ray(address or "auto")
+    from cluster.own_cluster import address_of_running
+
+    owns_ray = ensure_ray(address_of_running(address), quiet=True)
     try:
         yield find_pool(name)
     finally:

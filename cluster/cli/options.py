@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from actors import ConfigurationError, Pool, PoolConfig, load_config, pool_config
-from actors.config import read_settings
+from actors import ConfigurationError, Pool, PoolConfig
 from actors.sampling import sampling_params
 from actors.script.starting import ProgressCallback
+from cluster.cli.settings import pool_settings
 from cluster.cli.sources import require_utf8
 
 Config = Annotated[Path | None, typer.Option(help="YAML file with settings of the pool; options go before it.")]
@@ -34,14 +34,22 @@ Address = Annotated[
 class WorkerOptions:
     """What workers are made of, and how many; what was not given is None."""
 
-    model: Annotated[Path | None, typer.Option(help="Model directory; none: the built-in model.")] = None
+    model: Annotated[
+        Path | None, typer.Option(help="Model directory, or org/name of a downloaded one; none: the built-in.")
+    ] = None
     workers: Annotated[int | None, typer.Option(min=1, help="Workers to start, each with a model of its own.")] = None
     min_workers: Annotated[int | None, typer.Option(min=0, help="An idle pool shrinks to it; none: --workers.")] = None
     max_workers: Annotated[int | None, typer.Option(min=1, help="A busy pool grows to it; none: --workers.")] = None
     engine: Annotated[str | None, typer.Option(help="auto, cpu, exllamav2 or simulated.")] = None
     cache_tokens: Annotated[int | None, typer.Option(help="Key-value cache of each worker, a multiple of 256.")] = None
+    cache_mode: Annotated[str | None, typer.Option(help="How precise the cache is: fp16, q8, q6 or q4.")] = None
+    context_tokens: Annotated[int | None, typer.Option(help="Bound on prompt + completion; none: the model's.")] = None
+    max_batch_size: Annotated[int | None, typer.Option(help="Jobs of a worker that decode together.")] = None
     cpus_per_worker: Annotated[float | None, typer.Option(help="CPUs that each worker claims from Ray.")] = None
     gpus_per_worker: Annotated[float | None, typer.Option(help="GPUs of each worker; a fraction shares one.")] = None
+    gpu_split: Annotated[str | None, typer.Option(help="GB of weights per GPU of a worker, such as 20,24.")] = None
+    draft_model: Annotated[Path | None, typer.Option(help="Small model with the same tokenizer that drafts.")] = None
+    lora: Annotated[Path | None, typer.Option(help="Directory of a LoRA adapter.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +72,7 @@ class PoolOptions(WorkerOptions):
                 told = " and ".join(f"--{name.replace('_', '-')}" for name in chosen)
                 raise ConfigurationError(f"--pool uses a pool as it runs: leave {told} out.", param=min(chosen))
             return None
-        file = chosen.pop("config", None)
-        from_file = {} if file is None else _pool_file(file)
-        return pool_config(**{**from_file, **chosen})
+        return pool_settings(chosen.pop("config", None), chosen)
 
 
 @contextmanager
@@ -74,24 +80,13 @@ def opened_pool(options: PoolOptions, settings: PoolConfig | None, progress: Pro
     """The pool that `options` name, or one with these settings for as long as the `with` block lasts."""
     if settings is None:
         assert options.running is not None
-        found = Pool.connect(options.running, address=options.address)
+        from cluster.own_cluster import address_of_running
+
+        found = Pool.connect(options.running, address=address_of_running(options.address))
     else:
         found = Pool.start(config=settings, address=options.address, progress=progress)
     with found:
         yield found
-
-
-def _pool_file(file: Path) -> dict[str, Any]:
-    """The settings of a pool that a file holds.
-
-    :raises ConfigurationError: it holds something else.
-    """
-    settings = read_settings(file)
-    if "models" in settings:
-        raise ConfigurationError(f"{file} has `models`, so it is for `exlpool serve`: a pool has one model.")
-    if "applications" in settings:
-        raise ConfigurationError(f"{file} has `applications`, so it is for `exlpool deploy`.")
-    return load_config(file).model_dump(exclude_unset=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

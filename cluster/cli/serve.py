@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from actors import ConfigurationError
-from actors.config import naming, read_settings
 from actors.wording import setting_error
 from cluster.cli import options as opt
 from cluster.cli.console import errors, loading
 from cluster.cli.keys import keys_app
+from cluster.cli.settings import serve_settings
 
 if TYPE_CHECKING:
+    from cluster.config import HttpConfig
     from cluster.server import OwnServer
     from serve_app.config import ListenConfig, ServeConfig
 
@@ -68,8 +68,8 @@ def serve(
         remote_without_keys=remote_without_keys or None,
         log_content=log_content or None,
     )
-    settings = _settings(config, chosen)
-    listen = _listen(settings, host=host, port=port, tls_certificate=tls_certificate, tls_key=tls_key)
+    settings, http = serve_settings(config, chosen)
+    listen = _listen(settings, http, host=host, port=port, tls_certificate=tls_certificate, tls_key=tls_key)
     with contextlib.ExitStack() as stack:
         with loading() as progress:
             server = OwnServer(settings, listen=listen, address=address, progress=progress)
@@ -80,41 +80,18 @@ def serve(
             server.watch()
 
 
-def _listen(settings: ServeConfig, **chosen: Any) -> ListenConfig:
+def _listen(settings: ServeConfig, http: HttpConfig, **chosen: Any) -> ListenConfig:
     """Where to listen: what the file and the command line say together; the latter wins.
 
     :raises ConfigurationError: in one sentence what is wrong.
     """
     from serve_app.config import ListenConfig
 
-    from_file = settings.listen.model_dump() if settings.listen is not None else {}
+    from_file = {"host": http.host, "port": http.port} if settings.listen is None else settings.listen.model_dump()
     try:
         return ListenConfig(**{**from_file, **opt.given(**chosen)})
     except ValidationError as error:
         raise setting_error(error, ListenConfig) from None
-
-
-def _settings(file: Path | None, chosen: dict[str, Any]) -> ServeConfig:
-    """What the file and the command line say together; the latter wins.
-
-    :raises ConfigurationError: in one sentence what is wrong, or does not go together.
-    """
-    from serve_app.config import ModelConfig, serve_config
-
-    if file is None:
-        return serve_config(**chosen)
-    from_file = read_settings(file)
-    if "applications" in from_file:
-        raise ConfigurationError(f"{file} has `applications`, so it is for `exlpool deploy`.")
-    with naming(file):
-        serve_config(**from_file)
-    of_a_model = [f"--{name.replace('_', '-')}" for name in chosen if name in ModelConfig.model_fields]
-    if "models" in from_file and of_a_model:
-        verb = "does" if len(of_a_model) == 1 else "do"
-        raise ConfigurationError(
-            f"{' and '.join(of_a_model)} {verb} not go with {file}, which lists `models`: set it there for each."
-        )
-    return serve_config(**{**from_file, **chosen})
 
 
 def deploy(

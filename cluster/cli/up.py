@@ -41,7 +41,7 @@ def up(
     from cluster import up as deployment
     from cluster.cli.settings import cluster_settings
 
-    config = cluster_settings(file, workers)
+    config = cluster_settings(file, opt.given(workers))
     if check:
         deployment.check(config)
         _say(f"{file} is right.")

@@ -126,7 +126,7 @@ class Model:
 @dataclass(frozen=True, slots=True)
 class System:
     memory_bytes: int
-    shm_free_bytes: int | None
+    shm_bytes: int | None
     open_files: int
     loopback_error: str | None
     temp_dir_error: str | None
@@ -147,3 +147,23 @@ class Machine:
     libraries: Libraries
     models: tuple[Model, ...]
     system: System
+
+    @property
+    def visible_gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs that a process here may use, by CUDA_VISIBLE_DEVICES, which CUDA reads up to its first unknown
+        entry."""
+        if self.visible_devices is None:
+            return self.nvidia.gpus
+        found: list[Gpu] = []
+        for entry in self.visible_devices.split(","):
+            gpu = self._gpu_named(entry.strip())
+            if gpu is None:
+                break
+            found.append(gpu)
+        return tuple(found)
+
+    def _gpu_named(self, name: str) -> Gpu | None:
+        for gpu in self.nvidia.gpus:
+            if name == str(gpu.index) or (name.startswith("GPU-") and gpu.uuid.startswith(name)):
+                return gpu
+        return None

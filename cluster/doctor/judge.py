@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from cluster.doctor.facts import Machine
 from cluster.doctor.findings import Finding, Level, missing, ok, warning
-from cluster.doctor.judge_driver import judge_driver, judge_ray_gpus, no_gpu, unused_gpu, visible_gpus
+from cluster.doctor.judge_driver import judge_driver, judge_ray_gpus, no_gpu, unused_gpu
 from cluster.doctor.judge_libraries import judge_libraries, judge_torch_for_cpus
 from cluster.doctor.judge_model import judge_models, needs_gpu_worker
-from cluster.doctor.judge_system import judge_system, judge_variables
+from cluster.doctor.judge_system import judge_system, judge_temp_dir, judge_variables
 from cluster.doctor.wanted import Wanted
 
 CLOCK_TOLERANCE_S = 2.0
@@ -32,7 +32,7 @@ class Node:
 def judge_machine(machine: Machine, wanted: Wanted) -> tuple[Finding, ...]:
     """A machine by itself: it has to host all that is wanted."""
     must = wanted.gpu or (wanted.gpu is None and needs_gpu_worker(machine, wanted))
-    return _judge(machine, wanted, gpu_required=bool(must))
+    return (judge_temp_dir(machine), *_judge(machine, wanted, gpu_required=bool(must)))
 
 
 def judge_node(node: Node, wanted: Wanted) -> tuple[Finding, ...]:
@@ -72,7 +72,7 @@ def _judge(machine: Machine, wanted: Wanted, *, gpu_required: bool) -> tuple[Fin
         driver = judge_driver(machine)
         usable = all_good(driver)
         findings += (*driver, *judge_libraries(machine, gpus_usable=usable))
-        gpus = visible_gpus(machine) if usable else ()
+        gpus = machine.visible_gpus if usable else ()
         return (*findings, *judge_models(machine, wanted, gpus))
     there = machine.nvidia.hardware > 0 and not gpu_required
     gpu = unused_gpu(machine) if there else no_gpu(wanted=gpu_required)

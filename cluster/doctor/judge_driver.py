@@ -6,7 +6,6 @@ from cluster.doctor.facts import Gpu, GpuProcess, Machine
 from cluster.doctor.findings import Finding, missing, ok, warning
 
 GB = 1024**3
-NONE_VISIBLE = frozenset({"", "-1", "NoDevFiles"})
 NEEDED = "an NVIDIA GPU with its driver, torch built for CUDA, exllamav2 and flash-attn"
 
 
@@ -23,26 +22,8 @@ def unused_gpu(machine: Machine) -> Finding:
         return warning(
             "GPU", "the host's is not given to this container", "Where it is to be used: `docker run --gpus all`."
         )
-    return ok("GPU", f"{nvidia.hardware}, not to be used")
-
-
-def visible_gpus(machine: Machine) -> tuple[Gpu, ...]:
-    """The GPUs that a process here may use, by CUDA_VISIBLE_DEVICES, which CUDA reads up to its first unknown entry."""
-    gpus = machine.nvidia.gpus
-    if machine.visible_devices is None:
-        return gpus
-    if machine.visible_devices.strip() in NONE_VISIBLE:
-        return ()
-    found: list[Gpu] = []
-    for entry in machine.visible_devices.split(","):
-        name = entry.strip()
-        named = [
-            gpu for gpu in gpus if name == str(gpu.index) or (name.startswith("GPU-") and gpu.uuid.startswith(name))
-        ]
-        if not named:
-            break
-        found.append(named[0])
-    return tuple(found)
+    hidden = ", hidden by CUDA_VISIBLE_DEVICES" if nvidia.gpus and not machine.visible_gpus else ""
+    return ok("GPU", f"{nvidia.hardware}{hidden}, not to be used: fine for the CPU engine and for a head")
 
 
 def judge_driver(machine: Machine) -> tuple[Finding, ...]:
@@ -56,7 +37,7 @@ def judge_driver(machine: Machine) -> tuple[Finding, ...]:
         return (
             missing("GPU", f"driver {nvidia.driver} knows none", "Give the container a GPU (`docker run --gpus all`)."),
         )
-    visible = visible_gpus(machine)
+    visible = machine.visible_gpus
     if not visible:
         told = f"CUDA_VISIBLE_DEVICES={machine.visible_devices!r} hides all {len(nvidia.gpus)}"
         return (missing("GPU", told, "Unset CUDA_VISIBLE_DEVICES, or name a GPU that is there (0, 1, ...)."),)
@@ -66,7 +47,7 @@ def judge_driver(machine: Machine) -> tuple[Finding, ...]:
 
 def judge_ray_gpus(machine: Machine, gpus_of_ray: float) -> tuple[Finding, ...]:
     """On a node: whether Ray knows of its GPUs."""
-    visible = len(visible_gpus(machine))
+    visible = len(machine.visible_gpus)
     if gpus_of_ray >= visible:
         return ()
     return (

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from cluster.doctor.facts import Capability, ExLlamaV2, Gpu, Libraries, Machine, Package, Toolchain, Torch
 from cluster.doctor.findings import Finding, Level, missing, ok, warning
-from cluster.doctor.judge_driver import visible_gpus
 from cluster.doctor.judge_system import version_numbers
 
 TORCH_INDEX = "https://download.pytorch.org/whl"
@@ -62,7 +61,7 @@ def judge_torch_for_cpus(libraries: Libraries) -> tuple[Finding, ...]:
 
 def _torch(machine: Machine, gpus_usable: bool) -> Finding:
     torch, nvidia = machine.libraries.torch, machine.nvidia
-    gpus = visible_gpus(machine)
+    gpus = machine.visible_gpus
     build = torch_build(nvidia.cuda, gpus)
     install = f"pip install --force-reinstall torch --index-url {TORCH_INDEX}/{build}"
     if build is None:
@@ -187,7 +186,7 @@ def _flash_attn(machine: Machine, libraries: Libraries, torch_works: bool) -> li
         return []
     oldest = ".".join(map(str, OLDEST_PAGED))
     without = "without it a worker runs ONE job at a time"
-    gpus = visible_gpus(machine)
+    gpus = machine.visible_gpus
     if gpus and all(gpu.capability < FLASH_ATTN_CAPABILITY for gpu in gpus):
         told = f"there is none for {gpus[0].name}, and {without}"
         return [warning("flash-attn", told, "Use a GPU of compute capability 8.0 (Ampere) or newer to batch jobs.")]

@@ -47,7 +47,6 @@ def judge_system(machine: Machine, exlpool: str) -> tuple[Finding, ...]:
         _shared_memory(machine),
         _open_files(machine),
         _loopback(machine),
-        _temp_dir(machine),
     )
 
 
@@ -90,21 +89,23 @@ def _exlpool(machine: Machine, wanted: str) -> Finding:
         "not installed, so no worker can start here" if machine.exlpool is None else f"{machine.exlpool}, not {wanted}"
     )
     return missing(
-        "exlpool", found, f"pip install exlpool=={wanted} on this node, in the environment that runs `ray start`."
+        "exlpool",
+        found,
+        f"pip install exlpool=={wanted}, or the same checkout, where the environment of `ray start` on that node is.",
     )
 
 
 def _shared_memory(machine: Machine) -> Finding:
-    free = machine.system.shm_free_bytes
-    if free is None:
+    size = machine.system.shm_bytes
+    if size is None:
         return ok("shared memory", "no /dev/shm on this system")
-    capped = max(OBJECT_STORE_SMALL_BYTES, int(free * 0.95))
+    capped = max(OBJECT_STORE_SMALL_BYTES, int(size * 0.95))
     store = min(int(machine.system.memory_bytes * OBJECT_STORE_SHARE), capped, OBJECT_STORE_MOST_BYTES)
-    if store <= free:
-        return ok("shared memory", f"{free / GB:.1f} GB free in /dev/shm")
+    if store <= size:
+        return ok("shared memory", f"{size / GB:.1f} GB in /dev/shm")
     return warning(
         "shared memory",
-        f"{free / GB:.1f} GB free in /dev/shm, and Ray's object store takes {store / GB:.1f} GB: it will be on disk",
+        f"{size / GB:.1f} GB in /dev/shm, and Ray's object store takes {store / GB:.1f} GB: it will be on disk",
         f"Give the container --shm-size={-(-store // GB)}gb, or mount a larger /dev/shm.",
     )
 
@@ -127,7 +128,8 @@ def _loopback(machine: Machine) -> Finding:
     return missing("loopback", f"127.0.0.1 does not answer: {error}", "Bring it up: `ip link set lo up`.")
 
 
-def _temp_dir(machine: Machine) -> Finding:
+def judge_temp_dir(machine: Machine) -> Finding:
+    """On a machine that is to run a cluster of its own; Ray on a node has its files already."""
     error = machine.system.temp_dir_error
     if error is None:
         return ok("temporary files", "Ray can keep its files and sockets")

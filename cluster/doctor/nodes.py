@@ -46,12 +46,12 @@ def ask_nodes(question: Question, *, start_within_s: float = START_WITHIN_S) -> 
 def sent_by_value() -> Iterator[None]:
     """Functions and classes of ours are sent as they are, not by their names: a node may have no exlpool."""
     for package in OURS:
-        cloudpickle.register_pickle_by_value(package)
+        cloudpickle.register_pickle_by_value(package)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         for package in OURS:
-            cloudpickle.unregister_pickle_by_value(package)
+            cloudpickle.unregister_pickle_by_value(package)  # type: ignore[no-untyped-call]
 
 
 def _ask(node_id: str, question: Question) -> Any:

@@ -19,7 +19,7 @@ CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.l
 def read_system(variables: tuple[str, ...]) -> System:
     return System(
         memory_bytes=_memory_bytes(),
-        shm_free_bytes=_shm_free_bytes(),
+        shm_bytes=_shm_bytes(),
         open_files=_open_files(),
         loopback_error=_loopback_error(),
         temp_dir_error=_temp_dir_error(),
@@ -39,12 +39,13 @@ def _memory_bytes() -> int:
     return min(limits)
 
 
-def _shm_free_bytes() -> int | None:
+def _shm_bytes() -> int | None:
+    """All of it: what is in use may be the object store of the Ray that runs here."""
     try:
         found = os.statvfs("/dev/shm")
     except OSError:  # not Linux
         return None
-    return found.f_bavail * found.f_frsize
+    return found.f_blocks * found.f_frsize
 
 
 def _open_files() -> int:

@@ -31,14 +31,17 @@ class Wanted:
         return tuple(dict.fromkeys(map(str, paths)))
 
     def gpu_worker_on(self, machine: Machine) -> bool:
-        """Whether that machine should be able to host a GPU worker. GPUs of a host that a container was not given are
-        seen on its bus, and a driver in its kernel: such a container is one for CPUs unless somebody says otherwise."""
+        """Whether that machine should be able to host a GPU worker. Unless somebody says so, it should not where its
+        GPUs are hidden from processes, nor in a container that was not given those of its host, which it still sees on
+        the bus, and their driver in the kernel."""
         nvidia = machine.nvidia
         if self.gpu is not None:
             return self.gpu and (nvidia.hardware > 0 or nvidia.driver is not None)
-        return (
-            nvidia.driver is not None or nvidia.error is not None or (nvidia.hardware > 0 and not nvidia.kernel_driver)
-        )
+        if nvidia.gpus:
+            return bool(machine.visible_gpus)
+        if nvidia.driver is not None or nvidia.error is not None:
+            return True
+        return nvidia.hardware > 0 and nvidia.kernel_driver is None
 
 
 def model_of(path: Path | None, machine: Machine, wanted: Wanted) -> Model:

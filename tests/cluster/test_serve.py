@@ -175,7 +175,8 @@ def multi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("options", "named"),
     [
         (["--workers", "2"], "--workers does not go with"),
-        (["--name", "c", "--cache-tokens", "512"], "--cache-tokens and --name do not go with"),
+        (["--name", "c", "--cache-tokens", "512"], "--cache-tokens does not go with"),
+        (["--name", "c"], "--name does not go with"),
         (["--model", "/nowhere"], "--model does not go with"),
     ],
 )

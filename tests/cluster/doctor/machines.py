@@ -25,7 +25,7 @@ EXLPOOL = "1.2.3"
 
 SYSTEM = System(
     memory_bytes=64 * GB,
-    shm_free_bytes=32 * GB,
+    shm_bytes=32 * GB,
     open_files=65536,
     loopback_error=None,
     temp_dir_error=None,

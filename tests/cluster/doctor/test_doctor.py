@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from actors.builtin_model import builtin_model_path
-from cluster.cli import doctor as command
+from actors.version import package_version
 from cluster.doctor import gather, trial
 from cluster.doctor.facts import Machine, Question
+from cluster.doctor.nvml import read_nvidia
 from tests.cluster.conftest import Exlpool
 from tests.cluster.doctor.machines import GOOD, GPU, HEAD, LIBRARIES, MODEL, TORCH, with_gpus
 from tests.cluster.doctor.test_gather import SCRIPT
@@ -27,7 +28,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def found_here(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
     """Has the command find a made-up machine, which has those models that are asked about."""
-    exlpool = command.package_version()
+    exlpool = package_version()
 
     def look(question: Question) -> Machine:
         models = tuple(replace(MODEL, path=path) for path in question.models)
@@ -36,7 +37,7 @@ def found_here(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
     monkeypatch.setattr(gather, "gather", look)
 
 
-@pytest.mark.skipif(gather.read_nvidia().hardware > 0, reason="there is a GPU")
+@pytest.mark.skipif(read_nvidia().hardware > 0, reason="there is a GPU")
 def test_this_machine_is_good_without_a_gpu(exlpool: Exlpool) -> None:
     done = exlpool("doctor")
     told = " ".join(plain(done.out).split())
@@ -46,7 +47,7 @@ def test_this_machine_is_good_without_a_gpu(exlpool: Exlpool) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.skipif(gather.read_nvidia().hardware > 0, reason="there is a GPU")
+@pytest.mark.skipif(read_nvidia().hardware > 0, reason="there is a GPU")
 def test_a_gpu_that_is_wanted_and_not_there_is_missing(exlpool: Exlpool) -> None:
     done = exlpool("doctor", "--gpu")
     told = " ".join(plain(done.out).split())

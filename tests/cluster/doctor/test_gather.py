@@ -47,7 +47,7 @@ print(function(question))
 def test_a_node_without_exlpool_answers(tmp_path: Path) -> None:
     question = Question(SCRIPT, (str(builtin_model_path()), str(tmp_path)), ("DOCTOR_TEST", "DOCTOR_NOT"))
     with sent_by_value():
-        (tmp_path / "function").write_bytes(cloudpickle.dumps((gather_as_json, asdict(question))))
+        (tmp_path / "function").write_bytes(cloudpickle.dumps((gather_as_json, asdict(question))))  # type: ignore[no-untyped-call]
     done = subprocess.run(
         [sys.executable, "-P", "-c", STRANGER, str(tmp_path / "function")],
         cwd=tmp_path,

@@ -132,7 +132,7 @@ def test_what_is_missing_is_one_finding(what: str) -> None:
 
 
 WARNINGS: dict[str, tuple[Machine, str, str]] = {
-    "small shared memory": (system(shm_free_bytes=64 * 1024**2), "shared memory", "--shm-size=10gb"),
+    "small shared memory": (system(shm_bytes=64 * 1024**2), "shared memory", "--shm-size=10gb"),
     "few open files": (system(open_files=1024), "open files", "ulimit"),
     "some GPUs unseen": (torch(gpus_seen=1), "torch", "nvidia-smi"),
     "extension to build": (to_build(), "exllamav2", "import exllamav2"),
@@ -178,6 +178,12 @@ def test_a_machine_without_a_gpu_is_good_unless_a_gpu_is_wanted() -> None:
 def test_nothing_of_a_gpu_is_missing_where_none_is_wanted(machine: Machine) -> None:
     assert bad(judge_machine(machine, wanted(gpu=False))) == [] or machine.nvidia.driver is None
     assert all_good(judge_machine(machine, wanted(gpu=False)))
+
+
+def test_a_machine_whose_gpus_are_hidden_is_one_for_cpus() -> None:
+    findings = judge_machine(replace(GOOD, visible_devices=""), wanted())
+    assert bad(findings) == []
+    assert any("hidden by CUDA_VISIBLE_DEVICES" in finding.told for finding in findings)
 
 
 def test_a_container_without_the_host_s_gpu_is_one_for_cpus() -> None:
@@ -318,6 +324,6 @@ def test_a_cluster_without_a_gpu_is_good_unless_one_is_wanted() -> None:
 
 def test_memory_that_the_object_store_needs_is_that_of_ray() -> None:
     """Above 10 GB Ray makes its store no larger than shared memory, below it does not look."""
-    assert bad(judge_machine(system(memory_bytes=1024 * GB, shm_free_bytes=11 * GB), wanted())) == []
-    assert len(bad(judge_machine(system(memory_bytes=1024 * GB, shm_free_bytes=9 * 10**9), wanted()))) == 1
-    assert bad(judge_machine(system(memory_bytes=8 * GB, shm_free_bytes=3 * GB), wanted())) == []
+    assert bad(judge_machine(system(memory_bytes=1024 * GB, shm_bytes=11 * GB), wanted())) == []
+    assert len(bad(judge_machine(system(memory_bytes=1024 * GB, shm_bytes=9 * 10**9), wanted()))) == 1
+    assert bad(judge_machine(system(memory_bytes=8 * GB, shm_bytes=3 * GB), wanted())) == []
