@@ -186,6 +186,7 @@ def _first_process() -> Iterator[int]:
         ["unshare", "--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", *_FIRST_PROCESS],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # it complains of a signal whenever its child is killed
     )
     try:
         yield _child(psutil.Process(outer.pid))
