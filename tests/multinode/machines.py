@@ -26,7 +26,7 @@ SUBNET = "10.231.0"
 TOOLS = ("unshare", "nsenter", "ip", "mount")
 STARTS_WITHIN_S = 10.0
 ENDS_WITHIN_S = 10.0
-_FIRST_PROCESS = "trap '' CHLD; exec cat"
+_FIRST_PROCESS = ["env", "--ignore-signal=CHLD", "cat"]
 """Reads our pipe to its end. With that signal ignored the system itself takes away what has ended and nobody awaits."""
 _TRY = "ip link add one type bridge && ip link set lo up"
 
@@ -101,10 +101,6 @@ class Machine:
         """kill -9 everything that runs on it; the machine stays, and its address."""
         subprocess.run([*_inside(self.pid), "sh", "-c", "kill -9 -1"], check=True, timeout=ENDS_WITHIN_S)
 
-    def cut_off(self) -> None:
-        """Pull its cable: what was sent to it is lost without a word."""
-        subprocess.run([*_inside(self.pid), "ip", "link", "set", "eth0", "down"], check=True, timeout=ENDS_WITHIN_S)
-
     def turn_off(self) -> None:
         """End it with everything on it, at once."""
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -133,6 +129,9 @@ class Network:
 
     def __exit__(self, *failure: object) -> None:
         self._stack.close()
+
+    def __getitem__(self, name: str) -> Machine:
+        return self.machines[name]
 
     def add(self, name: str, environment: Mapping[str, str] = {}) -> Machine:
         """A new machine, which the others know by its name. Its home directory is empty."""
@@ -184,9 +183,10 @@ def _without_ray(environment: Mapping[str, str]) -> dict[str, str]:
 def _first_process() -> Iterator[int]:
     """The process id of the first process in namespaces of its own."""
     outer = subprocess.Popen(
-        ["unshare", "--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", "sh", "-c", _FIRST_PROCESS],
+        ["unshare", "--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", *_FIRST_PROCESS],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # it complains of a signal whenever its child is killed
     )
     try:
         yield _child(psutil.Process(outer.pid))

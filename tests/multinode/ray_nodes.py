@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,8 @@ from tests.multinode.machines import Machine, Network
 ROOT = Path(__file__).resolve().parents[2]
 STARTS_WITHIN_S = 150.0
 COMMAND_WITHIN_S = 180.0
-GCS_PORT = 6379
+GCS_PORT, REDIS_PORT = 6379, 6379
+REDIS_PASSWORD = "not-a-secret"
 
 
 class RayNodes:
@@ -32,13 +34,14 @@ class RayNodes:
             **environment,
         }
         self._token = ""
+        self._redis: dict[str, str] = {}
 
     @property
     def head(self) -> Machine:
-        return self.network.machines["head"]
+        return self["head"]
 
     def __getitem__(self, name: str) -> Machine:
-        return self.network.machines[name]
+        return self.network[name]
 
     def add(self, name: str) -> Machine:
         """A machine on which nothing runs yet; it has the cluster's token as `scp` would bring it."""
@@ -51,11 +54,24 @@ class RayNodes:
             (folder / "auth_token").write_text(self._token)
         return machine
 
-    def start_head(self, *options: str, **more: str) -> None:
-        """Start Ray on the head, which has no processor for workers, as it has no GPU. `more` is in its environment."""
-        self.head.run(["ray", "start", "--head", "--num-cpus", "0", *options], timeout_s=STARTS_WITHIN_S, **more)
+    def start_redis(self) -> subprocess.Popen[str]:
+        """On a machine of its own, for the head's state; before the head starts."""
+        machine = self.network.add("store", {"PATH": os.environ["PATH"]})
+        options = ["--bind", machine.address, "--requirepass", REDIS_PASSWORD, "--save", ""]
+        self._redis = {
+            "RAY_REDIS_ADDRESS": f"{machine.address}:{REDIS_PORT}",
+            "RAY_external_storage_namespace": "exlpool",
+        }
+        return machine.start(["redis-server", *options], log=self.network.folder / "redis.log")
 
-    def join(self, name: str, *, cpus: int = 2) -> Machine:
+    def start_head(self) -> None:
+        """Start Ray on the head, which has no processor for workers, as it has no GPU."""
+        command = ["ray", "start", "--head", "--num-cpus", "0"]
+        if self._redis:
+            command += ["--redis-password", REDIS_PASSWORD]
+        self.head.run(command, timeout_s=STARTS_WITHIN_S, **self._redis)
+
+    def join(self, name: str, *, cpus: int = 3) -> Machine:
         """Start Ray on a machine."""
         machine = self.network.machines.get(name) or self.add(name)
         command = ["ray", "start", "--address", f"{self.head.address}:{GCS_PORT}", "--num-cpus", str(cpus)]
