@@ -169,7 +169,7 @@ def main() -> None:
         told["dispatchers"] = {name: names.get(node, "elsewhere") for name, node in found.items()}
     finally:
         ray.shutdown()
-        cluster.shutdown()  # type: ignore[no-untyped-call]
+        cluster.shutdown()
     print(json.dumps(told))
 
 
