@@ -56,7 +56,7 @@ class Machine:
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(
-        self, command: list[str], *, log: Path | None = None, cwd: Path | None = None, **more: str
+        self, command: list[str], *, log: Path | None = None, cwd: Path | None = None, more: Mapping[str, str] = {}
     ) -> subprocess.Popen[str]:
         """Run a command beside whatever runs; what it writes goes to `log`, and to pipes without one. `more` is added
         to its environment. Its process is `nsenter`'s, which ends when the command does."""
@@ -71,9 +71,11 @@ class Machine:
                 env={**_without_ray(os.environ), **self.environment, **more},
             )
 
-    def run(self, command: list[str], *, timeout_s: float, cwd: Path | None = None, **more: str) -> str:
+    def run(
+        self, command: list[str], *, timeout_s: float, cwd: Path | None = None, more: Mapping[str, str] = {}
+    ) -> str:
         """Run a command to its end; returns what it wrote to standard output. It must succeed."""
-        process = self.start(command, cwd=cwd, **more)
+        process = self.start(command, cwd=cwd, more=more)
         try:
             out, told = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:

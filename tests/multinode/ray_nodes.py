@@ -69,7 +69,7 @@ class RayNodes:
         command = ["ray", "start", "--head", "--num-cpus", "0"]
         if self._redis:
             command += ["--redis-password", REDIS_PASSWORD]
-        self.head.run(command, timeout_s=STARTS_WITHIN_S, **self._redis)
+        self.head.run(command, timeout_s=STARTS_WITHIN_S, more=self._redis)
 
     def join(self, name: str, *, cpus: int = 3) -> Machine:
         """Start Ray on a machine."""
