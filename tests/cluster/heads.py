@@ -22,6 +22,8 @@ from tests.processes import marked_environment
 AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """The variables that say what Ray has by itself otherwise."""
 NO_VARIABLES: Mapping[str, str] = {}
+SERVE = "/api/serve/applications/"
+ASK_S = 30.0
 UP_WITHIN_S = 90.0
 END_S = 10.0
 
@@ -93,7 +95,7 @@ def head_node(
     head = Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", psutil.Process(started.pid), home)
     try:
         deadline_s = time.monotonic() + UP_WITHIN_S
-        while not _answers(head.dashboard):
+        while not _answers(head.dashboard, variables.get("RAY_AUTH_TOKEN") or _token_at(home)):
             assert started.poll() is None, f"ray start ended with {started.returncode}"
             assert time.monotonic() < deadline_s, "the dashboard does not answer"
             time.sleep(0.2)  # a poll, bounded by the deadline above
@@ -103,8 +105,15 @@ def head_node(
             head.kill()
 
 
-def _answers(dashboard: str) -> bool:
+def _token_at(home: Path) -> str:
+    file = home / ".ray" / "auth_token"
+    return file.read_text() if file.exists() else ""
+
+
+def _answers(dashboard: str, token: str) -> bool:
+    """Asked for what it has to ask the rest of the cluster for, which may begin later."""
     try:
-        return httpx.get(f"{dashboard}/api/version", timeout=2.0).status_code in (200, 401)
+        answer = httpx.get(f"{dashboard}{SERVE}", headers={"Authorization": f"Bearer {token}"}, timeout=ASK_S)
     except httpx.HTTPError:
         return False
+    return answer.status_code == 200

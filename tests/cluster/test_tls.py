@@ -43,7 +43,7 @@ class Secured:
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    addresses = {"127.0.0.1", get_node_ip_address()}
+    addresses = {"127.0.0.1", get_node_ip_address()}  # type: ignore[no-untyped-call]
     files = make_certificate(tmp_path_factory.mktemp("certificates"), addresses)
     variables = {**files.of_ray, **TOKEN, "RAY_AUTH_MODE": "token"}
     with head_node(MARK, Path(f"/tmp/tls-{os.getpid()}"), token=False, variables=variables) as head:
