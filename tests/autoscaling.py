@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -90,7 +91,7 @@ class OwnAutoscalingCluster(AutoscalingCluster):
         return True
 
     def shutdown(self) -> None:
-        """End all of its processes at once."""
+        """End all of its processes at once, and leave none of their files."""
         deadline_s = time.monotonic() + END_S
         while processes := marked(self._mark):  # its monitor may just be starting a node
             assert time.monotonic() < deadline_s, processes
@@ -98,3 +99,4 @@ class OwnAutoscalingCluster(AutoscalingCluster):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             psutil.wait_procs(processes, timeout=END_S)
+        shutil.rmtree(self._folder, ignore_errors=True)
