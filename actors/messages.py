@@ -3,7 +3,7 @@
 The links and their messages (see each class). Whoever offers a stream says `Listening` first.
 
     front -> dispatcher   Admission, Release, in order, batched per turn of the event loop
-    dispatcher -> front   Grant, Refusal, Revocation
+    dispatcher -> front   Grant, Refusal, Revocation, PoolLimits
     front -> worker       GenerationRequest, Cancellation, in order, batched per turn of the event loop
     worker -> front       StepOutput, one per engine step
     worker -> dispatcher  ModelCopy, LoadProgress, WorkerReady, then StepReport, at most one every 20 ms
@@ -98,6 +98,17 @@ class Revocation:
 
 
 Decision = Grant | Refusal | Revocation
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """What the workers take that are up, or were when they were last heard of. A front hears of it when it begins to
+    listen, and whenever another worker comes up."""
+
+    limits: tuple[WorkerLimits, ...]
+
+
+DispatcherNews = Decision | PoolLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

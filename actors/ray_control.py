@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from ray.core.generated import gcs_service_pb2
 
 from actors.ray_tls import open_channel
 from actors.ray_token import RayToken
@@ -39,8 +41,7 @@ class ControlService:
 
     def dashboard(self, token: RayToken | None) -> str | None:
         """The HOST:PORT of the cluster's dashboard; None: it has none."""
-        from ray.core.generated import gcs_service_pb2 as messages
-
+        messages: Any = gcs_service_pb2
         wanted = messages.InternalKVGetRequest(key=b"dashboard", namespace=b"dashboard")
         answer = self._ask(VALUE_CALL, wanted.SerializeToString(), token)
         return messages.InternalKVGetReply.FromString(answer).value.decode() or None

@@ -10,6 +10,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from ray import _raylet
 
 from actors.errors import ConfigurationError
 
@@ -70,9 +73,7 @@ def use_tokens(wanted: bool) -> None:
         os.environ[MODE] = "token"  # as Ray does it, for the processes that this one starts, too
     elif not tokens_forbidden():
         os.environ.pop(MODE, None)
-    try:
-        from ray._raylet import AuthenticationTokenLoader, Config
-    except ImportError:  # no public part of Ray; without it, what it has read first has to do
-        return
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()  # after the mode: a thread that still runs may read it again
+    raylet: Any = _raylet  # no public part of Ray; without what is used of it, what Ray has read first has to do
+    if hasattr(raylet, "AuthenticationTokenLoader"):
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()  # last: a thread that still runs may read it again

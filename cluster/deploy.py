@@ -19,6 +19,7 @@ from actors.errors import ConfigurationError, ExlpoolError
 from actors.wording import setting_error
 from cluster.config import BUILDER, FRONT_NAME
 from cluster.dashboard import Dashboard, DashboardUnreachable
+from cluster.deploy_refusals import refused_settings
 from cluster.deploy_schema import require_known_keys
 from cluster.deploy_status import FAILED, cause
 from cluster.server import check_exposure
@@ -99,7 +100,8 @@ def deploy(
 
     :raises ConfigurationError: there is no cluster at the address, it refuses the configuration, or other applications
         would end.
-    :raises DeployFailed: an application does not run, or the cluster went away; the message says why.
+    :raises DeployFailed: an application does not run, keeps other settings than the document's, or the cluster went
+        away; the message says why.
     """
     deadline_s = time.monotonic() + timeout_s
     dashboard = Dashboard(address)
@@ -115,6 +117,8 @@ def deploy(
             raise DeployFailed(f"Not running within {timeout_s:g} s: {watch.states()}.")
         look()
         time.sleep(POLL_S)  # a poll, bounded by the deadline above
+    for name, reason in refused_settings(document, address).items():
+        raise DeployFailed(f"{name}: the `user_config` is not in force, the settings are as before: {reason}")
 
 
 def _require_no_others(found: Mapping[str, Any], names: list[str]) -> None:

@@ -39,7 +39,7 @@ def descendants(pid: int) -> dict[int, int]:
 def kill(processes: Mapping[int, int]) -> None:
     """Kill those that still run, of process ids with their start times, the last one first: so of `descendants` no
     parent can start them anew."""
-    for pid, started in reversed(processes.items()):
+    for pid, started in reversed(list(processes.items())):
         if is_same(pid, started):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

@@ -7,10 +7,8 @@ import contextlib
 import ipaddress
 import logging
 import socket
-import ssl
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +30,7 @@ from cluster.bounded import ClusterSilent, call_within
 from cluster.config import APP_NAME
 from cluster.deploy_status import FAILED, cause
 from cluster.ending import end_application
+from cluster.ready import ask_ready
 from serve_app.config import ListenConfig, LiveSettings, ModelConfig, ServeConfig
 from serve_app.edge.keys_file import load_keys
 from serve_app.edge.proxy import use_in_proxies
@@ -192,7 +191,7 @@ class OwnServer:
     def _wait_until_served(self) -> None:
         """Until the front says so: it reads what belongs to a model by itself, after the workers."""
         deadline_s = time.monotonic() + START_TIMEOUT_S
-        while (told := _refusal(f"{self.url}/ready")) is not None:
+        while (told := _refusal(self.url)) is not None:
             if time.monotonic() > deadline_s:
                 raise ConfigurationError(f"Not served within {START_TIMEOUT_S:g} s: {told}")
             time.sleep(POLL_S)  # a poll, bounded by the deadline above
@@ -244,17 +243,16 @@ def _has_template(model: ModelConfig) -> bool:
 
 def _refusal(url: str) -> str | None:
     """Why the front is not ready; None: it is."""
-    certificate_of_any = ssl.create_default_context()  # it is our own, and may be for the name that others use
-    certificate_of_any.check_hostname, certificate_of_any.verify_mode = False, ssl.CERT_NONE
-    handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=certificate_of_any)
     try:
-        with urllib.request.build_opener(*handlers).open(url, timeout=ASK_S):
-            return None
+        ask_ready(url)
+    except ValueError:
+        return "what answers there is no front of exlpool"
     except urllib.error.HTTPError as error:
         with error:
             return f"{error.code} {error.reason}"
     except OSError as error:
         return first_line(error)
+    return None
 
 
 def check_exposure(config: LiveSettings, host: str) -> None:

@@ -34,13 +34,15 @@ class OwnAutoscalingCluster(AutoscalingCluster):
     def __init__(self, node_types: dict[str, Any], *, mark: str, folder: Path, idle_s: float) -> None:
         self._mark, self._folder, self._idle_s = mark, folder, idle_s
         self._port = free_port()
-        super().__init__(head_resources={"CPU": 0}, worker_node_types=node_types)  # type: ignore[no-untyped-call]
+        super().__init__(head_resources={"CPU": 0}, worker_node_types=node_types)
 
     @property
     def address(self) -> str:
         return f"{HOST}:{self._port}"
 
-    def _generate_config(self, head_resources: Any, worker_node_types: Any, **_: Any) -> dict[str, Any]:
+    def _generate_config(
+        self, head_resources: Any, worker_node_types: Any, autoscaler_v2: Any = False, **_: Any
+    ) -> dict[str, Any]:
         head = {"resources": dict(head_resources), "node_config": {}, "max_workers": 0}
         return {
             **BASE_READONLY_CONFIG,

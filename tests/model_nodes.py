@@ -27,7 +27,8 @@ from actors.builtin_model import builtin_model_path
 from actors.engine_choice import decide_engine
 from actors.ray_session import NAMESPACE, prepare_private_cluster
 from actors.worker_starter import claim_of_worker
-from cluster.server import APP_NAME, _has_template
+from cluster.config import APP_NAME
+from cluster.server import _has_template
 from serve_app.config import ModelConfig
 from serve_app.models.served import ServedModel
 from serve_app.serving.pool_lease import ensure_holder
@@ -58,7 +59,7 @@ def node(cluster: Cluster, address: str, sees: Path, at: Path, *options: str) ->
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--address", cluster.address]
     command = ["unshare", "--mount", "sh", "-c", 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh", sees, at]
     process = subprocess.Popen(
-        [*command, *start, "--node-ip-address", address, *ports, "--metrics-export-port", "0", *options],
+        [*map(str, command), *start, "--node-ip-address", address, *ports, "--metrics-export-port", "0", *options],
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -129,8 +130,8 @@ def with_a_model_elsewhere(model: Path) -> dict[str, Any]:
         started.replace(cache_tokens=8192)
         with Pool.connect("elsewhere") as found:
             told["replaced"] = asked(found)
-    with Pool.start(model, name="asleep", min_workers=0, scale_down_after_s=0.1, **CPU) as started:
-        wait_until(lambda: not started.workers())
+    with Pool.start(model, name="asleep", min_workers=0, **CPU) as started:
+        started.scale(0)
         with Pool.connect("asleep") as found:
             told["woken"] = asked(found)
     return told

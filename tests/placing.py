@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 
 from actors import ConfigurationError, Pool, WorkerState
 from actors.cluster_room import alive_nodes
+from actors.engines.simulated import expected_tokens
 from actors.ray_session import NAMESPACE, prepare_private_cluster, worker_name
 from tests.node_death import wait
 
@@ -28,7 +29,8 @@ Place = tuple[str, tuple[str, ...], str]
 
 
 def start(**settings: Any) -> Pool:
-    return Pool.start(name="placed", engine="simulated", wait_for="all", cpus_per_worker=0.5, **settings)
+    chosen: dict[str, Any] = {"wait_for": "all", **settings}
+    return Pool.start(name="placed", engine="simulated", cpus_per_worker=0.5, **chosen)
 
 
 def until_empty() -> None:
@@ -99,12 +101,27 @@ def pack(**settings: Any) -> dict[str, Any]:
 def dispatchers() -> dict[str, str]:
     """On which node the dispatchers of pools run that are started on the right one."""
     found = {}
-    for name, settings in {"auto": {}, "here": {"dispatcher_node": "here"}, "script": {"detached": False}}.items():
-        chosen: dict[str, Any] = {"detached": True, **settings}
-        pool = Pool.start(name=name, engine="simulated", cpus_per_worker=0.5, **chosen)
+    pools: dict[str, dict[str, Any]] = {"auto": {}, "here": {"dispatcher_node": "here"}, "script": {"detached": False}}
+    for name, settings in pools.items():
+        pool = Pool.start(name=name, engine="simulated", cpus_per_worker=0.5, **{"detached": True, **settings})
         found[name] = node_of(ray.get_actor(name, namespace=NAMESPACE))
         pool.delete()
     return found
+
+
+def first() -> dict[str, Any]:
+    """A pool of three workers on GPUs for two."""
+    until_empty()
+    with start(workers=3, gpus_per_worker=GPUS, wait_for="first", simulated={"load_s": 0.5}) as pool:
+        at_once = [state.state for state in pool.workers()]
+        tokens = ray.get(pool.generate.remote((10, 11, 12), max_new_tokens=4, temperature=0.0), timeout=ASK_S).token_ids
+        found = wait(pool, lambda states: any(state.waiting for state in states.values()))
+    return {
+        "up": "up" in at_once,
+        "right": tokens == expected_tokens((10, 11, 12), 4),
+        "states": sorted(state.state for state in found.values()),
+        "waiting": next(state.waiting for state in found.values() if state.waiting),
+    }
 
 
 def refused(**settings: Any) -> str:
@@ -130,9 +147,9 @@ def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     nodes = {name: cluster.add_node(num_cpus=8, num_gpus=GPUS, labels={"side": name}) for name in ("left", "right")}
     ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-    head = cluster.head_node.node_id
+    assert cluster.head_node is not None
     right = nodes["right"].node_id
-    where = {"head": head, "right": right}
+    where = {"head": cluster.head_node.node_id, "right": right}
     try:
         told: dict[str, Any] = {
             "spread": spread(),
@@ -140,6 +157,7 @@ def main() -> None:
             "large": pack(workers=2, gpus_per_worker=GPUS - 1),
             "half": pack(workers=GPUS, gpus_per_worker=0.5),
             "none": pack(workers=1, gpus_per_worker=0),
+            "first": first(),
             "refused": refused(wait=False),
             "late": refused(start_timeout_s=4.0),
             "waiting": seen_waiting(),
@@ -151,7 +169,7 @@ def main() -> None:
         told["dispatchers"] = {name: names.get(node, "elsewhere") for name, node in found.items()}
     finally:
         ray.shutdown()
-        cluster.shutdown()  # type: ignore[no-untyped-call]
+        cluster.shutdown()
     print(json.dumps(told))
 
 

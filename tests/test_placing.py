@@ -91,5 +91,13 @@ def test_what_a_worker_waits_for_is_said_while_it_waits_and_at_the_end(told: dic
     assert told["late"] == f"The workers were not ready within 4 s: worker-0 {missing}."
 
 
+def test_a_pool_generates_with_its_first_worker_while_another_waits(told: dict[str, Any]) -> None:
+    first = told["first"]
+    assert first["up"]
+    assert first["right"]
+    assert first["states"].count("waiting") == 1
+    assert first["waiting"] == "waits for a node with 4 GPUs and 0.5 CPUs: the cluster has 8 GPUs, none free"
+
+
 def test_without_waiting_it_is_refused_at_once(told: dict[str, Any]) -> None:
     assert told["refused"].startswith("The nodes of the cluster can hold 0 of 1 workers")

@@ -74,7 +74,7 @@ def test_many_at_once_each_get_their_own_and_both_workers_work(pool: Pool) -> No
 
 
 def test_the_pool_says_on_which_node_each_worker_runs(pool: Pool) -> None:
-    address = ray.util.get_node_ip_address()
+    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     assert [(worker.node, worker.gpus) for worker in pool.workers()] == [(address, ()), (address, ())]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from actors.messages import Decision
+from actors.messages import DispatcherNews
 
 HEARTBEAT_S = 0.75
 """A stream that has nothing to tell says so in this time, so that a front can tell it from one that is broken; and Ray
@@ -18,11 +18,11 @@ class DecisionStream:
     """Decisions for one front that its stream has not taken yet. Bounded by what the front has asked for."""
 
     def __init__(self) -> None:
-        self._decisions: list[Decision] = []
+        self._decisions: list[DispatcherNews] = []
         self._filled = asyncio.Event()
         self._closed = False
 
-    def put(self, decision: Decision) -> None:
+    def put(self, decision: DispatcherNews) -> None:
         self._decisions.append(decision)
         self._filled.set()
 
@@ -31,7 +31,7 @@ class DecisionStream:
         self._closed = True
         self._filled.set()
 
-    async def take(self) -> tuple[Decision, ...] | None:
+    async def take(self) -> tuple[DispatcherNews, ...] | None:
         """Everything there is, once there is something; nothing, after HEARTBEAT_S without any; None after the end."""
         try:
             async with asyncio.timeout(HEARTBEAT_S):
@@ -70,13 +70,13 @@ class DecisionStreams:
         for stream in self._streams.values():
             stream.close()
 
-    def put(self, front_id: str, decision: Decision) -> None:
+    def put(self, front_id: str, decision: DispatcherNews) -> None:
         """Tell a front. One that is not there asks again for what is undecided when it is back."""
         stream = self._streams.get(front_id)
         if stream is not None:
             stream.put(decision)
 
-    def put_to_all(self, decision: Decision) -> None:
+    def put_to_all(self, decision: DispatcherNews) -> None:
         """Tell whoever it is for, where only the fronts know that."""
         for stream in self._streams.values():
             stream.put(decision)

@@ -32,7 +32,7 @@ from actors.dispatcher.statistics import PoolStatistics, WorkerState
 from actors.dispatcher.waiting import WaitingWorkers
 from actors.dispatcher.watchdog import Watchdog
 from actors.errors import ConfigurationError
-from actors.messages import Admission, Decision, Release, Welcome
+from actors.messages import Admission, Decision, DispatcherNews, PoolLimits, Release, Welcome
 from actors.ray_session import was_restarted
 from actors.scheduling.actions import Action, Probe, Refuse, Resync, Revoke, Start, StopWorker
 from actors.scheduling.config import SchedulerConfig
@@ -46,6 +46,7 @@ from actors.scheduling.events import (
     TenantsWeighed,
     Tick,
     WorkerLost,
+    WorkerUp,
 )
 from actors.supervisor import Supervisor, end_process
 
@@ -135,9 +136,9 @@ class Dispatcher:
             default_max_new_tokens=self._config.default_max_new_tokens,
         )
 
-    async def decisions(self, front_id: str) -> AsyncIterator[tuple[Decision, ...]]:
-        """Late decisions for a front; the first message is empty and says "I listen", and so are those that only say
-        that the stream is alive.
+    async def decisions(self, front_id: str) -> AsyncIterator[tuple[DispatcherNews, ...]]:
+        """Late decisions for a front, and what the workers take. The first message is empty and says "I listen", and so
+        are those that only say that the stream is alive.
 
         When the stream of a front closes, for whatever reason, what it has waiting is given up. What runs goes on: the
         front is lost to the worker too, if it is lost, and the worker reports the end.
@@ -146,6 +147,8 @@ class Dispatcher:
             self._settles = False
             self._handle(Settling(SETTLE_S))
         stream = self._streams.open(front_id)
+        if self._slots.limits:
+            stream.put(PoolLimits(self._slots.limits))
         try:
             yield ()
             while (decisions := await stream.take()) is not None:
@@ -287,6 +290,8 @@ class Dispatcher:
                 self._streams.put(front_id, decision)
             else:
                 self._streams.put_to_all(decision)
+        if isinstance(event, WorkerUp):
+            self._streams.put_to_all(PoolLimits(self._slots.limits))
 
     def _carry_out(self, action: Action) -> tuple[str, Decision] | None:
         """Returns whom to tell what, where it is something to tell."""

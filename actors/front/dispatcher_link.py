@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ray.exceptions import ActorDiedError, RayTaskError
@@ -27,7 +28,17 @@ from actors.errors import (
 )
 from actors.front.batching import TurnBatch
 from actors.front.place import MAX_BLAMED, Place
-from actors.messages import Admission, Decision, Grant, Refusal, RefusalReason, Release, Revocation
+from actors.messages import (
+    Admission,
+    DispatcherNews,
+    Grant,
+    PoolLimits,
+    Refusal,
+    RefusalReason,
+    Release,
+    Revocation,
+    WorkerLimits,
+)
 from actors.pool_names import closed_words
 from actors.ray_session import RaySession
 from actors.supervisor import Supervisor
@@ -55,8 +66,16 @@ _ERRORS: dict[RefusalReason, type[ExlpoolError]] = {
 class DispatcherLink:
     """Open from the start of its first stream until `shut_down`, or until the dispatcher is gone for good."""
 
-    def __init__(self, front_id: str, dispatcher: Any, pool: str = "") -> None:
-        """`pool` is its name."""
+    def __init__(
+        self,
+        front_id: str,
+        dispatcher: Any,
+        pool: str = "",
+        *,
+        on_limits: Callable[[tuple[WorkerLimits, ...]], object] = lambda _: None,
+    ) -> None:
+        """`pool` is its name; `on_limits` hears of what its workers take, whenever another one is up."""
+        self._on_limits = on_limits
         self._front_id = front_id
         self._dispatcher = dispatcher
         self._pool = pool
@@ -151,7 +170,7 @@ class DispatcherLink:
         try:
             while True:
                 async with asyncio.timeout(SILENCE_S):
-                    decisions: tuple[Decision, ...] = await (await anext(stream))
+                    decisions: tuple[DispatcherNews, ...] = await (await anext(stream))
                 if not self.listening:
                     self._resume()
                 self._take_in(decisions)
@@ -199,7 +218,7 @@ class DispatcherLink:
                 place.grow_older()
                 self._messages.add(place.admission)
 
-    def _take_in(self, decisions: tuple[Decision, ...]) -> None:
+    def _take_in(self, decisions: tuple[DispatcherNews, ...]) -> None:
         """Hand decisions to their places. The cases:
 
         - a refusal ends the place of that request, unless it was granted meanwhile: then it is of an older attempt;
@@ -209,6 +228,9 @@ class DispatcherLink:
         - a revocation of an attempt that is over, or of an older one, comes too late to matter.
         """
         for decision in decisions:
+            if isinstance(decision, PoolLimits):
+                self._on_limits(decision.limits)
+                continue
             place = self._places.get(decision.request_id)
             match decision:
                 case Refusal():

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError
@@ -56,7 +57,7 @@ class Front:
         self.encoder = encoder
         self._welcome = welcome
         self._patient = patient
-        self._places = DispatcherLink(self.front_id, dispatcher, welcome.pool)
+        self._places = DispatcherLink(self.front_id, dispatcher, welcome.pool, on_limits=self._note_limits)
         self._links: dict[str, WorkerLink] = {}
         self._handles = WorkerHandles(welcome.pool, welcome.workers)
         self._next_ticket = 1
@@ -79,8 +80,12 @@ class Front:
 
     @property
     def limits(self) -> tuple[WorkerLimits, ...]:
-        """What the workers that were there at the greeting can take."""
+        """What the workers can take, as far as the dispatcher has told."""
         return self._welcome.limits
+
+    def _note_limits(self, limits: tuple[WorkerLimits, ...]) -> None:
+        """Another worker is up, which may take more than those before: so a pool whose GPUs differ in size."""
+        self._welcome = replace(self._welcome, limits=limits)
 
     def max_new_tokens(self, prompt_tokens: int, params: SamplingParams) -> int:
         """How many tokens a request with such a prompt may generate.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
 
 from actors.config import PoolConfig
 from actors.dispatcher.statistics import WorkerState
@@ -15,6 +16,7 @@ from actors.pool_names import model_of_pool, pools_meant, running_pools
 from actors.ray_session import NAMESPACE
 
 ANSWER_S = 15.0
+RETRY_S = 0.2
 ANY_VERSION = -1
 
 
@@ -39,6 +41,8 @@ def find_pool(name: str | None) -> tuple[Any, PoolConfig]:
         if ready or len(meant) == 1:
             return dispatcher, config
         loading = loading or (dispatcher, config)
+    if loading is None and meant:
+        raise PoolNotFound(f"The pool {name!r} does not answer: it ends, or its node is down.")
     if loading is None:
         raise PoolNotFound(f"No pool named {name!r} runs on this cluster{_told(pools)}")
     return loading
@@ -55,14 +59,21 @@ def _only_one(pools: Sequence[str]) -> str:
 
 def _ask(pool: str) -> tuple[Any, PoolConfig, bool] | None:
     """A pool's dispatcher, configuration, and whether one of its workers can generate; None: it ends, or hangs."""
-    try:
-        dispatcher: Any = ray.get_actor(pool, namespace=NAMESPACE)
-        config, (_, states) = ray.get(
-            [dispatcher.config.remote(), dispatcher.progress.remote(ANY_VERSION)], timeout=ANSWER_S
-        )
-    except (ValueError, RayActorError, GetTimeoutError):
-        return None
-    return dispatcher, config, any(_can_generate(state) for state in states)
+    deadline_s = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            dispatcher: Any = ray.get_actor(pool, namespace=NAMESPACE)
+            config, (_, states) = ray.get(
+                [dispatcher.config.remote(), dispatcher.progress.remote(ANY_VERSION)], timeout=ANSWER_S
+            )
+        except ActorUnavailableError:  # it restarts
+            if time.monotonic() > deadline_s:
+                return None
+            time.sleep(RETRY_S)  # a poll, bounded by the deadline above
+        except (ValueError, RayActorError, GetTimeoutError):
+            return None
+        else:
+            return dispatcher, config, any(_can_generate(state) for state in states)
 
 
 def _can_generate(state: WorkerState) -> bool:

@@ -117,7 +117,7 @@ def _look_at_nodes(address: str, question: Question, wanted: Wanted) -> list[Par
     from cluster.doctor.nodes import ask_nodes
     from cluster.doctor.report import Part
 
-    owns_ray = ensure_ray(address)
+    owns_ray = ensure_ray(address, quiet=True)
     try:
         nodes = ask_nodes(question)
     finally:

@@ -47,6 +47,9 @@ class WorkerOptions:
     max_batch_size: Annotated[int | None, typer.Option(help="Jobs of a worker that decode together.")] = None
     cpus_per_worker: Annotated[float | None, typer.Option(help="CPUs that each worker claims from Ray.")] = None
     gpus_per_worker: Annotated[float | None, typer.Option(help="GPUs of each worker; a fraction shares one.")] = None
+    placement: Annotated[
+        str | None, typer.Option(help="spread: workers on as many nodes as there are; pack: on as few as hold them.")
+    ] = None
     gpu_split: Annotated[str | None, typer.Option(help="GB of weights per GPU of a worker, such as 20,24.")] = None
     draft_model: Annotated[Path | None, typer.Option(help="Small model with the same tokenizer that drafts.")] = None
     lora: Annotated[Path | None, typer.Option(help="Directory of a LoRA adapter.")] = None

@@ -8,7 +8,8 @@ from cluster.doctor.facts import Model
 
 RUNTIME_BYTES = 640 * 1024**2
 """What a process takes on each GPU that is no tensor: CUDA's context, kernels of torch, exllamav2 and flash-attn,
-cuBLAS's workspace. 0.4 to 0.6 GB, by card and driver; tests/gpu compares it with what a load takes."""
+cuBLAS's workspace. 320 MiB on an H100 with driver 580; other cards and drivers have taken up to 0.6 GB. tests/gpu
+compares the whole estimate with what a load takes."""
 MAX_DEQUANTISED_WEIGHTS = 512 * 1024**2
 """`max_dq_size` of exllamav2 0.3.2: how much of a matrix it unpacks at a time."""
 HALF_BYTES = 2

@@ -107,7 +107,10 @@ def test_it_waits_until_it_runs_and_tells_why_it_does_not(
     done = deploy()
     assert done.status == 0, done.err
     eventually(lambda: _status_of_large_body(url) != 413, timeout_s=CHANGE_S)
-    deploy(user_config={"keys_file": "/no/such/keys.yaml"})
+    done = deploy(user_config={"keys_file": "/no/such/keys.yaml"})
+    assert done.status == 2
+    assert "exlpool: the `user_config` is not in force" in done.err
+    assert "/no/such/keys.yaml" in done.err
     eventually(lambda: "/no/such/keys.yaml" in _ready(url).get("refused_settings", ""), timeout_s=CHANGE_S)
     assert httpx.post(f"{url}/v1/completions", json=ask(3, stream=False)).status_code == 200
     assert _front_pids(ray_head) == fronts, "a live setting needs no restart, and a wrong one gets none"

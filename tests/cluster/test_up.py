@@ -40,7 +40,7 @@ with Pool.connect("sim", address="auto") as pool:
         time.sleep(0.1)  # until both are reported, bounded by the deadline above
     print(sum(worker.finished_requests for worker in pool.workers()))
 """
-SIMULATED: dict[str, Any] = {"name": MODEL, "engine": "simulated", "cpus_per_worker": 0.1}
+SIMULATED: dict[str, Any] = {"name": MODEL, "engine": "simulated", "cpus_per_worker": 0.1, "wait_for": "all"}
 
 
 @pytest.fixture

@@ -12,16 +12,14 @@ import pytest
 from actors.builtin_model import builtin_model_path
 from actors.config import PoolConfig
 from cluster.doctor.gather import read_model
-from cluster.doctor.memory import RUNTIME_BYTES, memory_need
+from cluster.doctor.memory import memory_need
 from cluster.doctor.nvml import read_nvidia
 
 pytestmark = pytest.mark.gpu
 
 CACHE_TOKENS = 1024 * 1024
-TENSORS_WITHIN = 1.25
-"""How far the estimate of what torch reserves may be off, either way."""
-ALL_WITHIN = 1.5
-"""That of all that the driver sees the process take: its context differs between cards."""
+AT_MOST_TIMES = 1.25
+"""The estimate is of the most that loading takes, and on the safe side, but not by more than this."""
 LOAD_S = 300.0
 
 LOAD = """
@@ -35,7 +33,7 @@ before = read_nvidia().gpus[0].free_bytes
 engine = create_engine(EngineConfig(**json.loads(sys.argv[1])))
 engine.load(lambda _: None)
 taken = before - read_nvidia().gpus[0].free_bytes
-print(json.dumps({"reserved": torch.cuda.max_memory_reserved(), "taken": taken}))
+print(json.dumps(taken + torch.cuda.max_memory_reserved() - torch.cuda.memory_reserved()))
 engine.close()
 """
 
@@ -79,12 +77,7 @@ def test_the_estimate_is_what_loading_takes(mode: str) -> None:
     settings: dict[str, Any] = {"engine": "exllamav2", "cache_tokens": CACHE_TOKENS, "cache_mode": mode}
     done = run(LOAD, json.dumps(settings))
     assert done.returncode == 0, done.stderr
-    measured = json.loads(done.stdout.splitlines()[-1])
-    model = read_model(builtin_model_path())
-    need = memory_need(PoolConfig(**settings), model, None, 1)
+    taken = json.loads(done.stdout.splitlines()[-1])
+    need = memory_need(PoolConfig(**settings), read_model(builtin_model_path()), None, 1)
     assert need is not None
-    tensors = need.weight_bytes + need.scratch_bytes - RUNTIME_BYTES + need.bytes_per_token * CACHE_TOKENS
-    told = {"reserved": measured["reserved"] / 2**20, "tensors": tensors / 2**20, "taken": measured["taken"] / 2**20}
-    assert 1 / TENSORS_WITHIN < measured["reserved"] / tensors < TENSORS_WITHIN, told
-    assert 1 / ALL_WITHIN < measured["taken"] / (tensors + RUNTIME_BYTES) < ALL_WITHIN, told
-    assert measured["taken"] <= need.total_bytes(CACHE_TOKENS), told
+    assert taken <= need.total_bytes(CACHE_TOKENS) < taken * AT_MOST_TIMES

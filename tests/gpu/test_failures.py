@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -36,6 +37,8 @@ def test_a_cache_that_does_not_fit_is_refused_at_load_with_what_helps() -> None:
 
 
 def test_memory_that_another_took_is_missing_and_it_is_said() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()  # what tests before this one have left to this process would be enough
     free, _ = torch.cuda.mem_get_info(0)
     hog = torch.empty(int(free) - 300 * 2**20, dtype=torch.int8, device="cuda")
     engine = create_engine(EngineConfig(engine="exllamav2", cache_tokens=8192))

@@ -20,7 +20,8 @@ from cluster.doctor.judge_model import judge_memory
 from cluster.doctor.memory import memory_need, scratch_bytes
 from cluster.doctor.wanted import Wanted
 from tests.cluster.doctor.machines import GB, GOOD, GPU, HEAD, MODEL, wanted, with_gpus
-from tests.cluster.doctor.test_judge import bad, node
+from tests.cluster.doctor.test_judge import bad
+from tests.cluster.doctor.test_judge_cluster import node
 
 POOL = {"model": "/models/llama", "engine": "exllamav2"}
 UNKNOWN = replace(MODEL, config={})

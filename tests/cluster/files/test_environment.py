@@ -21,6 +21,8 @@ OF_THE_HEAD = {"RAY_health_check_period_ms"}
 HEAD = {name: value for name, value in PRIVATE_CLUSTER.items() if name not in OF_PRIVATE_CLUSTERS_ONLY}
 WORKER = {name: value for name, value in HEAD.items() if name not in OF_THE_HEAD}
 PROXY = {CALLBACK: "serve_app.edge.proxy:middlewares"}
+OLD_AUTOSCALER = {"RAY_enable_autoscaler_v2": "0"}
+"""Seen with Ray 2.60: the new one never starts the workers of the provider `local`."""
 ASSIGNMENT = re.compile(r"(RAY_\w+)=(\S+)")
 
 
@@ -33,7 +35,9 @@ def test_ray_up_starts_ray_with_it(name: str) -> None:
     config = yaml.safe_load((FILES / name).read_text())
     for commands, expected in (("head_start_ray_commands", HEAD), ("worker_start_ray_commands", WORKER)):
         (start,) = (command for command in config[commands] if "ray start" in command)
-        assert dict(ASSIGNMENT.findall(start)) == {"RAY_AUTH_MODE": "token", **PROXY, **expected}
+        local_head = config["provider"]["type"] == "local" and expected is HEAD
+        own = OLD_AUTOSCALER if local_head else {}
+        assert dict(ASSIGNMENT.findall(start)) == {"RAY_AUTH_MODE": "token", **PROXY, **expected, **own}
 
 
 def test_kuberay_starts_ray_with_it() -> None:

@@ -32,6 +32,8 @@ def test_loading_tells_its_stages_and_the_limits() -> None:
         ("weights", 1, 3),
         ("tokenizer", 2, 3),
         ("cache", 3, 3),
+        ("warm-up", 0, 1),
+        ("warm-up", 1, 1),
     ]
     assert (limits.engine, limits.context_tokens, limits.total_pages, limits.max_batch_size) == ("cpu", 4096, 8, 7)
     assert (limits.vocab_size, limits.eos_token_ids) == (2048, (2,))
