@@ -30,6 +30,7 @@ models:
     cache_tokens: 65536
     max_restarts: -1
     simulated: {{step_s: 0.02}}
+listen: {{host: 0.0.0.0, port: 8001}}
 fronts: {{min_replicas: 2, max_replicas: 2, cpus: 0.5}}
 """
 
