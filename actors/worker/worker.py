@@ -292,9 +292,8 @@ class Worker:
 
         :raises ModelError: they cannot be read, or are too large to be sent.
         """
-        return self._look.prompt_files or await asyncio.to_thread(
-            read_files, self._config.model or builtin_model_path()
-        )
+        files = self._look.prompt_files
+        return files or await asyncio.to_thread(read_files, self._config.model or builtin_model_path())
 
     async def heartbeat(self) -> Heartbeat:
         engine = self._engine

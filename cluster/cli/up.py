@@ -115,8 +115,9 @@ def _say(words: str) -> None:
 
 
 def _line(worker: WorkerPlace) -> str:
-    parts = [worker.name, worker.state, worker.node and f"node {worker.node}"]
-    parts += [worker.gpus and f"GPU {','.join(worker.gpus)}", worker.detail]
+    node = f"node {worker.node}" if worker.node else ""
+    gpus = f"GPU {','.join(worker.gpus)}" if worker.gpus else ""
+    parts = (worker.name, worker.state, node, gpus, worker.detail)
     return "  ".join(part for part in parts if part)
 
 

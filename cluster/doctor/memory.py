@@ -6,10 +6,10 @@ from actors.config import PoolConfig
 from actors.engines.gpu_memory import CacheShape, MemoryNeed
 from cluster.doctor.facts import Model
 
-RUNTIME_BYTES = 640 * 1024**2
-"""What a process takes on each GPU that is no tensor: CUDA's context, kernels of torch, exllamav2 and flash-attn,
-cuBLAS's workspace. 320 MiB on an H100 with driver 580; other cards and drivers have taken up to 0.6 GB. tests/gpu
-compares the whole estimate with what a load takes."""
+RUNTIME_BYTES = 832 * 1024**2
+"""What a process takes on each GPU beside the model, its cache and its scratch space: CUDA's context (618 MiB on an
+H100 with driver 580), kernels of torch, exllamav2 and flash-attn, and what is unpacked for a moment while weights are
+read. tests/gpu compares the whole estimate with what a load takes."""
 MAX_DEQUANTISED_WEIGHTS = 512 * 1024**2
 """`max_dq_size` of exllamav2 0.3.2: how much of a matrix it unpacks at a time."""
 HALF_BYTES = 2

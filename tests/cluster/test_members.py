@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -56,7 +57,7 @@ def test_what_cannot_be_done_is_told_in_a_sentence(
 
 
 def test_the_newest_pool_of_a_model_that_can_generate_is_meant(exlpool: Exlpool, pool: Pool) -> None:
-    settings = {"engine": "simulated", "cpus_per_worker": 0.5, "cache_tokens": 8192}
+    settings: dict[str, Any] = {"engine": "simulated", "cpus_per_worker": 0.5, "cache_tokens": 8192}
     with (
         Pool.start(name="my-model.4e5f6a7b8c-0000009d0", **settings) as newer,
         Pool.start(name="my-model.4e5f6a7b8c-0000000d0", **settings),

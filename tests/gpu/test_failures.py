@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 from collections.abc import Callable
@@ -37,14 +36,12 @@ def test_a_cache_that_does_not_fit_is_refused_at_load_with_what_helps() -> None:
 
 
 def test_memory_that_another_took_is_missing_and_it_is_said() -> None:
-    gc.collect()
-    torch.cuda.empty_cache()  # what tests before this one have left to this process would be enough
-    free, _ = torch.cuda.mem_get_info(0)
-    hog = torch.empty(int(free) - 300 * 2**20, dtype=torch.int8, device="cuda")
+    free = {device: int(torch.cuda.mem_get_info(device)[0]) for device in range(torch.cuda.device_count())}
+    hogs = [torch.empty(free[device] - 300 * 2**20, dtype=torch.int8, device=device) for device in free]
     engine = create_engine(EngineConfig(engine="exllamav2", cache_tokens=8192))
     with pytest.raises(ModelError, match="GPU memory"):
         engine.load(lambda _: None)
-    del hog
+    del hogs
     torch.cuda.empty_cache()
     engine.load(lambda _: None)
     assert_equal_where_sure(alone(engine, greedy_job(0, prompts()[0])).token_ids, cpu_outcomes()[0])
