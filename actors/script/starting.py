@@ -43,8 +43,8 @@ def wait_until_ready(dispatcher: Any, config: PoolConfig, progress: ProgressCall
             raise PoolClosed(f"The pool was lost while its workers loaded: {plain_reason(error)}.") from None
         if progress is not None:
             progress(states)
-        if states and enough(state.worker_id is not None for state in states):
-            return
+        if not states or enough(state.worker_id is not None for state in states):
+            return  # a pool without workers sleeps: it was up, and the first request wakes it
         for state in states:
             if state.failure is not None:
                 raise state.failure

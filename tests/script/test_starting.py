@@ -63,6 +63,10 @@ def test_one_that_fails_before_that_fails_the_start_and_one_that_fails_later_doe
         start((STARTING, STARTING), (LOST, UP), wait_for="all")
 
 
+def test_a_pool_that_fell_asleep_before_anybody_looked_has_started(start: Any) -> None:
+    assert start((STARTING,), (), min_workers=0) == 2
+
+
 def test_when_it_takes_too_long_it_says_what_is_missing(start: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"9 s: worker-0 waits for a node with 1 GPU: .* 0 GPUs, and so"):
         start((WAITING, WAITING), start_timeout_s=9.0)
