@@ -292,8 +292,9 @@ class Worker:
 
         :raises ModelError: they cannot be read, or are too large to be sent.
         """
-        files = self._look.prompt_files
-        return files or await asyncio.to_thread(read_files, self._config.model or builtin_model_path())
+        if self._look.prompt_files is not None:
+            return self._look.prompt_files
+        return await asyncio.to_thread(read_files, self._config.model or builtin_model_path())
 
     async def heartbeat(self) -> Heartbeat:
         engine = self._engine

@@ -6,6 +6,7 @@ Who is taken away is a machine without a front, since the connections of a front
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_every_machine_with_a_front_answers_every_other_that_has_a_key(nodes: Ra
     assert len(set(fronts)) == 2
     for asked, asking in {("head", "head"), ("head", "two"), *((front, "two") for front in fronts)}:
         url = f"http://{nodes[asked].address}:8000"
-        until(lambda url=url, asking=asking: is_ready(nodes, asking, url), 90.0, f"{url} ready")
+        until(partial(is_ready, nodes, asking, url), 90.0, f"{url} ready")
         (answer,) = Load(nodes[asking], url, clients=1, tokens=20, key=served, once=True).all()
         assert answer.fault is None
     (refused,) = Load(nodes["one"], f"http://{nodes.head.address}:8000", clients=1, tokens=20, once=True).all()

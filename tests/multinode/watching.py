@@ -23,9 +23,14 @@ def seen(statistics: PoolStatistics) -> str:
     )
 
 
+def until_input_ends(over: threading.Event) -> None:
+    sys.stdin.read()
+    over.set()
+
+
 def main() -> None:
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+    threading.Thread(target=until_input_ends, args=(over,), daemon=True).start()
     last = ""
     with Pool.connect(sys.argv[1], address="auto") as pool:
         while not over.wait(INTERVAL_S):
