@@ -112,8 +112,9 @@ def _token_at(home: Path) -> str:
 
 def _answers(dashboard: str, token: str) -> bool:
     """Asked for what it has to ask the rest of the cluster for, which may begin later."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}  # an empty one is no header
     try:
-        answer = httpx.get(f"{dashboard}{SERVE}", headers={"Authorization": f"Bearer {token}"}, timeout=ASK_S)
+        answer = httpx.get(f"{dashboard}{SERVE}", headers=headers, timeout=ASK_S)
     except httpx.HTTPError:
         return False
     return answer.status_code == 200
