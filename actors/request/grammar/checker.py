@@ -103,12 +103,12 @@ class GrammarChecker:
 
     async def _compile(self, kind: GrammarKind, source: str, cpu_s: float) -> None:
         """:raises UnusableGrammar: the grammar cannot be used; `TooCostly`: at least not within `cpu_s`."""
-        for last in (False, True):
+        for tries_left in reversed(range(QUICK_LANES + 2)):
             try:
                 process = await self._begin(kind, source, cpu_s)
                 await self._end(process)
-            except EngineFailure:  # a process that was kept has gone, or the one that they are forked from
-                if last:
+            except EngineFailure:  # each process that was kept may have gone, and so may the one that forks them
+                if not tries_left:
                     raise
             else:
                 return
