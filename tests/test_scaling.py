@@ -379,3 +379,12 @@ def test_the_pool_follows_the_load_between_its_bounds_down_to_nothing(eventually
             assert_right(ask(other, asked[:2], 5), asked[:2], 5)
         with pytest.raises(ConfigurationError, match="from 0 to 2 workers, not 3"):
             pool.scale(3)
+
+
+def test_a_pool_that_takes_long_to_start_is_not_given_back_before_it_could_generate() -> None:
+    """No front would know what such a pool takes, so nobody could ask it, and it would sleep for ever."""
+    bounds = {"min_workers": 0, "max_workers": 2, "scale_down_after_s": 0.1}
+    engine = {"engine": "simulated", "cache_tokens": 8192, "simulated": {"load_s": 3.0}}
+    with Pool.start(name="long-start", cpus_per_worker=0.5, **bounds, **engine) as pool:  # type: ignore[arg-type]
+        result = ray.get(pool.generate.remote((5, 6, 7), max_new_tokens=4), timeout=WAIT_S)
+        assert len(result.token_ids) == 4

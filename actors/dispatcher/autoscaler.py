@@ -46,6 +46,9 @@ class Autoscaler:
             await asyncio.sleep(LOOK_S)
             load = self._load()
             target = self._scaling.target(time.monotonic(), load)
+            if not self._slots.any_ready():
+                # No worker has ever been up, so no front knows what they take: none could ask, and so wake, the pool.
+                target = max(target, 1)
             if target > load.workers:
                 target = min(target, load.workers + await asyncio.to_thread(self._further))
             if target != load.workers:
