@@ -176,7 +176,7 @@ def waits_for_node(actor: Any) -> bool:
     table: Any = gcs_pb2.ActorTableData  # type: ignore[attr-defined] # it makes its classes when it is imported
     info = table.FromString(told)
     begins = table.PENDING_CREATION, table.RESTARTING
-    return info.state in begins and not info.address.ip_address
+    return info.state in begins and not info.address.worker_id  # an address alone is of the node that it queues at
 
 
 def what_is_missing(claim: Claim, nodes: Iterable[Node]) -> str:
