@@ -61,6 +61,10 @@ class HostedWorker:
     host: Any
     name: str
 
+    @property
+    def _actor_id(self) -> Any:
+        return self.host._actor_id
+
     def __getattr__(self, method: str) -> _Method:
         if method.startswith("_"):  # what pickle and copy ask for
             raise AttributeError(method)
