@@ -72,7 +72,6 @@ class OwnAutoscalingCluster(AutoscalingCluster):
         environment = marked_environment(self._mark) | {
             "RAY_FAKE_CLUSTER": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_AUTH_MODE": "disabled",
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
         }

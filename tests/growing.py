@@ -7,7 +7,6 @@ were, and what was answered, as JSON.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import ray
 from actors import ConfigurationError, Pool
 from actors.cluster_room import alive_nodes
 from actors.engines.simulated import expected_tokens
-from actors.ray_session import NAMESPACE
+from actors.ray_session import ensure_ray
 
 WAIT_S = 100.0
 REQUESTS, TOKENS = 40, 200
@@ -63,7 +62,7 @@ def refused() -> str:
 
 
 def main() -> None:
-    ray.init(address=sys.argv[1], namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    ensure_ray(sys.argv[1], quiet=True)
     told: dict[str, Any] = {"before": gpu_nodes(), "refused": refused(), "answers": REQUESTS}
     with Pool.start(**SETTINGS) as pool, ThreadPoolExecutor(1) as thread:
         told["first"] = gpu_nodes()

@@ -38,7 +38,7 @@ def test_a_pool_s_demand_brings_nodes_and_they_go_when_nobody_asks_any_more(
     done = subprocess.run(
         [sys.executable, "-m", "tests.growing", autoscaled.address],
         cwd=ROOT,
-        env=marked_environment(mark) | {"RAY_AUTH_MODE": "disabled"},
+        env=marked_environment(mark),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,

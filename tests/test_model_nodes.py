@@ -36,7 +36,7 @@ def told() -> Iterator[dict[str, Any]]:
     if not _can_mount():
         pytest.skip("a node that sees files of its own needs the right to mount")
     mark = uuid.uuid4().hex
-    environment = marked_environment(mark) | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    environment = marked_environment(mark) | {"PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory(prefix="exl") as root:
         try:
             done = subprocess.run(
