@@ -129,8 +129,9 @@ class Slots:
 
     @property
     def limits(self) -> tuple[WorkerLimits, ...]:
-        """Of the workers that are up, or were when they were last heard of."""
-        known = tuple(slot.limits for slot in self if slot.limits is not None)
+        """Of the workers that are up, or were when they were last heard of; each once, however many workers have it,
+        since every front is told and looks at all of them for every request."""
+        known = tuple(dict.fromkeys(slot.limits for slot in self if slot.limits is not None))
         return known if self._slots else self.remembered_limits
 
     def any_ready(self) -> bool:
