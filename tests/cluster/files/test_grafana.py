@@ -16,12 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray.dashboard.modules.metrics import dashboards
 from starlette.applications import Starlette
 
-from actors.dispatcher.statistics import PoolStatistics
-from actors.scheduling.core import Scheduler
 from serve_app.metrics.keys_file import KeysFileStatus
-from serve_app.metrics.observer import RequestRecord
 from serve_app.metrics.prometheus import Metrics
 from tests.cluster.files.deployment_files import FILES
+from tests.serve_app.metrics.test_prometheus import RECORD, pool
 
 DASHBOARD: dict[str, Any] = json.loads((FILES / "grafana.json").read_text())
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
@@ -70,23 +68,7 @@ async def told_by_the_front() -> dict[str, list[dict[str, str]]]:
     metrics.started("m")
     metrics.first_tokens("m", 0.3)
     metrics.later_tokens("m", 0.02, 1)
-    metrics.ended(
-        RequestRecord(
-            endpoint="chat",
-            model="m",
-            outcome="ok",
-            status=200,
-            duration_s=0.7,
-            queue_s=0.02,
-            prompt_tokens=30,
-            completion_tokens=5,
-            cached_tokens=10,
-        )
-    )
-
-    async def pool() -> PoolStatistics:
-        return PoolStatistics(scheduler=Scheduler().statistics(0.0), workers=())
-
+    metrics.ended(RECORD)
     app = Starlette()
     app.add_route("/metrics", metrics.endpoint(lambda: {"m": pool()}))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
