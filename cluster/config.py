@@ -4,21 +4,19 @@ them it has the name of the application and where Serve listens."""
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from actors.config import require_form
-from actors.errors import ConfigurationError
-from actors.wording import setting_error
-from serve_app.config import ListenConfig, LiveSettings, ModelConfig, ServeConfig
+from cluster.urls import local_url
+from serve_app.config import ListenConfig, LiveSettings, ModelConfig, ServeConfig, checked_config
 
 BUILDER = "serve_app:build_app"
 FRONT_NAME = "HttpFront"
 """As in `serve_app.serving.deployment`, which takes seconds to import."""
 APP_NAME = "exlpool"
 _APPLICATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_ONE_MODEL = ("models", 0)
 OF_A_MODEL = frozenset(ModelConfig.model_fields) - {"name"}
 """The settings that may stand at the top where there is one model. `name` there is the application's."""
 
@@ -46,6 +44,8 @@ class ClusterConfig(ServeConfig):
     With one model its settings may stand at the top, all but its name. Without any it is the built-in model.
     """
 
+    of_one_model: ClassVar[frozenset[str]] = OF_A_MODEL
+
     name: str = Field(APP_NAME, description="of the application, by which `exlpool status` and `exlpool down` find it")
     http: HttpConfig = Field(HttpConfig(), description="where Serve listens; fixed while it runs")
 
@@ -54,21 +54,10 @@ class ClusterConfig(ServeConfig):
     def _fits_serve(cls, name: str) -> str:
         return require_form(name, _APPLICATION, "at most 63 letters, digits, '_' and '-', the first a letter or digit")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_model_at_the_top(cls, values: Any) -> Any:
-        """In the place of that of `ServeConfig`, where `name` is the model's."""
-        if not isinstance(values, dict) or "models" in values:
-            return values
-        single = {name: value for name, value in values.items() if name in OF_A_MODEL}
-        others = {name: value for name, value in values.items() if name not in single}
-        return {**others, "models": (single,)}
-
     @property
     def url(self) -> str:
         """Where a client on the machine of a proxy finds the API."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.http.host, self.http.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.http.port}"
+        return local_url(self.http.host, self.http.port)
 
 
 def cluster_config(**values: Any) -> ClusterConfig:
@@ -76,18 +65,7 @@ def cluster_config(**values: Any) -> ClusterConfig:
 
     :raises ConfigurationError: an unknown setting, a wrong type or a value out of range.
     """
-    of_a_model = [name for name in values if name in OF_A_MODEL]
-    if "models" in values and of_a_model:
-        raise ConfigurationError(
-            f"{of_a_model[0]} is a setting of one model: beside `models` it stands in an entry of that list.",
-            param=of_a_model[0],
-        )
-    try:
-        return ClusterConfig(**values)
-    except ValidationError as error:
-        if "models" in values:
-            raise setting_error(error, ClusterConfig) from None
-        raise setting_error(error, ClusterConfig, top=_ONE_MODEL, also=tuple(OF_A_MODEL)) from None
+    return checked_config(ClusterConfig, values)
 
 
 def serve_document(config: ClusterConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from cluster.ready import ask_ready
+from cluster.urls import local_url
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 """Serve's own, where a document names none."""
@@ -39,10 +40,8 @@ def _url(document: Mapping[str, Any], application: Mapping[str, Any]) -> str:
         place, secure, prefix = listen, listen.get("tls_certificate"), ""
     else:
         place, secure, prefix = http, http.get("ssl_certfile"), application.get("route_prefix") or ""
-    host = str(place.get("host") or DEFAULT_HOST)
-    host = DEFAULT_HOST if ip_address(host).is_unspecified else host
-    named = f"[{host}]" if ":" in host else host
-    return f"{'https' if secure else 'http'}://{named}:{place.get('port') or DEFAULT_PORT}{prefix.rstrip('/')}"
+    host, port = str(place.get("host") or DEFAULT_HOST), place.get("port") or DEFAULT_PORT
+    return local_url(host, port, tls=bool(secure)) + prefix.rstrip("/")
 
 
 def _is_this_machine(host: str) -> bool:

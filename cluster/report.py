@@ -14,11 +14,11 @@ from actors.script import changes
 from actors.script.finding import find_pool
 from cluster.config import FRONT_NAME
 from cluster.deploy_status import cause
+from cluster.urls import local_url
 
 OWNER_PREFIX = "PoolOwner-"
 """As in `serve_app.serving.deployment`, which takes seconds to import."""
 RUNNING = "RUNNING"
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +116,10 @@ def _worker(state: WorkerState) -> WorkerPlace:
 def _urls(details: Mapping[str, Any], application: Mapping[str, Any]) -> tuple[str, ...]:
     """Of the machine itself, and of the front's own listener."""
     args = (application.get("deployed_app_config") or {}).get("args") or {}
-    places = [details.get("http_options") or {}, args.get("listen") or {}]
-    return tuple(_url(place.get("host", "127.0.0.1"), place["port"]) for place in places if place.get("port"))
-
-
-def _url(host: str, port: int) -> str:
-    host = _EVERYWHERE.get(host, host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    http, listen = details.get("http_options") or {}, args.get("listen") or {}
+    places = ((http, http.get("ssl_certfile")), (listen, listen.get("tls_certificate")))
+    return tuple(
+        local_url(place.get("host") or "127.0.0.1", place["port"], tls=bool(certificate))
+        for place, certificate in places
+        if place.get("port")
+    )

@@ -31,6 +31,7 @@ from cluster.config import APP_NAME
 from cluster.deploy_status import FAILED, cause
 from cluster.ending import end_application
 from cluster.ready import ask_ready
+from cluster.urls import local_url
 from serve_app.config import ListenConfig, LiveSettings, ModelConfig, ServeConfig
 from serve_app.edge.keys_file import load_keys
 from serve_app.edge.proxy import use_in_proxies
@@ -83,9 +84,8 @@ class OwnServer:
 
     @property
     def url(self) -> str:
-        host = self._listen.host
-        host = "127.0.0.1" if ipaddress.ip_address(host).is_unspecified else host
-        return f"{self._listen.scheme}://{f'[{host}]' if ':' in host else host}:{self._listen.port}"
+        listen = self._listen
+        return local_url(listen.host, listen.port, tls=listen.tls_certificate is not None)
 
     def chats(self, model: str) -> bool:
         """Whether a model that is served answers messages: others only continue a text."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -144,10 +144,6 @@ class ListenConfig(_Section):
             raise ValueError("`tls_certificate` and `tls_key` go together")
         return self
 
-    @property
-    def scheme(self) -> str:
-        return "http" if self.tls_certificate is None else "https"
-
     def require_tls_files(self) -> None:
         """They can be used, on this machine and now.
 
@@ -182,6 +178,9 @@ class ServeConfig(LiveSettings):
     built-in model.
     """
 
+    of_one_model: ClassVar[frozenset[str]] = frozenset(ModelConfig.model_fields)
+    """The settings that may stand at the top where there is one model."""
+
     models: tuple[ModelConfig, ...] = Field((ModelConfig(),), min_length=1, description="each with a pool of its own")
     fronts: FrontScaling = Field(FrontScaling(), description="replicas of the HTTP front")
     listen: ListenConfig | None = Field(None, description="none: Serve's proxy is the only way in")
@@ -195,7 +194,7 @@ class ServeConfig(LiveSettings):
     def _one_model_at_the_top(cls, values: Any) -> Any:
         if not isinstance(values, dict) or "models" in values:
             return values
-        single = {name: value for name, value in values.items() if name in ModelConfig.model_fields}
+        single = {name: value for name, value in values.items() if name in cls.of_one_model}
         others = {name: value for name, value in values.items() if name not in single}
         return {**others, "models": (single,)}
 
@@ -238,24 +237,35 @@ def browser_origin(text: str) -> str | None:
     return f"{parts.scheme}://{host}" + ("" if port in (None, _OWN_PORTS.get(parts.scheme)) else f":{port}")
 
 
+C = TypeVar("C", bound=ServeConfig)
+
+
 def serve_config(**values: Any) -> ServeConfig:
     """`ServeConfig(**values)`, with every fault told in one sentence.
 
     :raises ConfigurationError: an unknown setting, a wrong type or a value out of range.
     """
-    of_a_model = [name for name in values if name in ModelConfig.model_fields]
+    return checked_config(ServeConfig, values)
+
+
+def checked_config(kind: type[C], values: dict[str, Any]) -> C:
+    """`kind(**values)`, with every fault told in one sentence.
+
+    :raises ConfigurationError: an unknown setting, a wrong type or a value out of range.
+    """
+    of_a_model = [name for name in values if name in kind.of_one_model]
     if "models" in values and of_a_model:
         raise ConfigurationError(
             f"{of_a_model[0]} is a setting of one model: beside `models` it stands in an entry of that list.",
             param=of_a_model[0],
         )
     try:
-        return ServeConfig(**values)
+        return kind(**values)
     except ValidationError as error:
         if "models" in values:
-            raise setting_error(error, ServeConfig) from None
+            raise setting_error(error, kind) from None
         # Whoever has set one model at the top knows of no list.
-        raise setting_error(error, ServeConfig, top=_ONE_MODEL, also=tuple(ModelConfig.model_fields)) from None
+        raise setting_error(error, kind, top=_ONE_MODEL, also=tuple(kind.of_one_model)) from None
 
 
 def live_settings(current: LiveSettings, changes: dict[str, Any]) -> LiveSettings:
